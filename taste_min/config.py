@@ -11,7 +11,7 @@ from .errors import TasteError
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Frozen Whisper encoder (paper section 3.1.1). `shallow_layer` counts the layers already applied: 6 = after six."""
+    """Frozen Whisper encoder (paper section 3.1.1). `shallow_layer` = layers applied before the tap: 6."""
 
     n_mels: int = 128
     d_model: int = 1280
