@@ -1,0 +1,146 @@
+"""The built-in speech recogniser: Whisper, greedy, with word times from its cross-attention.
+
+The original system uses whisper-large-v3 for the transcript (paper section 4.1); the mini preset uses the Whisper
+model whose encoder it already holds. Word times follow the Whisper recipe: the attention of a few alignment heads,
+normalised, smoothed, and turned into a monotonic path by dynamic time warping.
+
+Axes: S samples, N text tokens, T encoder frames (50 per second), H alignment heads.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from transformers import WhisperForConditionalGeneration
+
+from .aggregator import Aggregator
+from .audio import SAMPLE_RATE, SILENCE, check_audio, log_mel, split_windows
+from .config import AggregatorConfig
+from .ct2 import load_whisper
+from .text import Word, load_tokenizer, split_words, tokenize
+
+FRAME_SECONDS = 0.02  # one encoder frame
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """text: words joined by single spaces. words: with start and end in seconds."""
+
+    text: str
+    words: list[Word]
+
+
+def monotonic_path(scores: np.ndarray) -> list[int]:
+    """Dynamic time warping: scores (N, T), larger = better match -> first frame of each of the N tokens, ascending."""
+    n_tokens, n_frames = scores.shape
+    rows = scores.tolist()  # plain floats: several times faster than numpy scalars in this loop
+    above = [0.0] + [-math.inf] * n_frames
+    came_from = []  # per cell: 0 from the previous token and frame, 1 previous token, 2 previous frame
+    for row in rows:
+        current, steps = [-math.inf], []
+        for j in range(1, n_frames + 1):
+            best, step = above[j - 1], 0
+            if above[j] > best:
+                best, step = above[j], 1
+            if current[j - 1] > best:
+                best, step = current[j - 1], 2
+            current.append(best + row[j - 1])
+            steps.append(step)
+        above = current
+        came_from.append(steps)
+    first, i, j = [0] * n_tokens, n_tokens - 1, n_frames - 1
+    while i >= 0:
+        first[i] = j
+        step = came_from[i][j]
+        i, j = i - (step != 2), j - (step != 1)
+    return first
+
+
+def median_filter(x: torch.Tensor, width: int = 7) -> torch.Tensor:
+    """Running median over the last axis, same length, mirrored at the borders."""
+    half = width // 2
+    padded = torch.nn.functional.pad(x, (half, half), mode="reflect")
+    return padded.unfold(-1, width, 1).median(dim=-1).values
+
+
+class SpeechRecognizer:
+    """Whisper model + tokenizer -> transcripts with word times."""
+
+    def __init__(
+        self, whisper: WhisperForConditionalGeneration, tokenizer: Tokenizer, alignment_heads: list[tuple[int, int]]
+    ):
+        self.whisper, self.tokenizer, self.alignment_heads = whisper, tokenizer, alignment_heads
+        config = whisper.config
+        start = ["<|startoftranscript|>"]
+        if config.vocab_size >= 51865:  # multilingual
+            start += ["<|en|>", "<|transcribe|>"]
+        self.no_timestamps = tokenizer.token_to_id("<|notimestamps|>")
+        # Whisper's decoder is the aggregator with keys and values from the same layer. The last prompt token is
+        # handed over as text, because its position is the one that listens for the first word.
+        self.decoder = Aggregator(
+            AggregatorConfig(
+                vocab_size=config.vocab_size,
+                d_model=config.d_model,
+                n_layers=config.decoder_layers,
+                n_heads=config.decoder_attention_heads,
+                d_ff=config.decoder_ffn_dim,
+                n_positions=config.max_target_positions,
+                prefix=tuple(tokenizer.token_to_id(token) for token in start),
+            )
+        ).load_whisper_decoder(whisper.model.decoder, identity_values=False)
+        self.decoder.requires_grad_(False).eval()
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "SpeechRecognizer":
+        """Load a CTranslate2 Whisper folder: model.bin, config.json, tokenizer.json."""
+        heads = json.loads((Path(folder) / "config.json").read_text())["alignment_heads"]
+        return cls(load_whisper(folder), load_tokenizer(folder), [tuple(head) for head in heads])
+
+    @torch.no_grad()
+    def transcribe(self, wav: torch.Tensor) -> Transcript:
+        """wav: (S,) at 16 kHz, any length up to an hour; longer than 30 s is cut at quiet points.
+
+        Returns the words heard; an empty transcript when there are none. Raises TasteError for unusable audio.
+        """
+        wav = check_audio(wav)
+        words: list[Word] = []
+        for start, end in split_windows(wav):
+            if wav[start:end].abs().max() >= SILENCE and end - start >= SAMPLE_RATE // 10:
+                words += self._transcribe_window(wav[start:end], start / SAMPLE_RATE)
+        return Transcript(" ".join(word.text for word in words), words)
+
+    def _transcribe_window(self, wav: torch.Tensor, offset: float) -> list[Word]:
+        mel = log_mel(wav, self.whisper.config.num_mel_bins)[None]  # (1, M, 3000)
+        ids = self.whisper.generate(mel, do_sample=False, num_beams=1)[0].tolist()
+        words = split_words(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return [
+            Word(word, offset + start, offset + end)
+            for word, (start, end) in zip(words, self.word_times(wav, words), strict=True)
+        ]
+
+    @torch.no_grad()
+    def word_times(self, wav: torch.Tensor, words: list[str]) -> list[tuple[float, float]]:
+        """Start and end in seconds of each of the given words in `wav (S,)`, at most 30 s at 16 kHz."""
+        if not words:
+            return []
+        text = tokenize(self.tokenizer, words)
+        ids = torch.cat([torch.tensor([self.no_timestamps]), text.token_ids])[None]  # (1, 1 + N)
+        mel = log_mel(wav, self.whisper.config.num_mel_bins)[None]
+        last = self.whisper.model.encoder(mel).last_hidden_state  # (1, T, D)
+        output = self.decoder(ids, torch.zeros_like(ids), torch.tensor([ids.shape[1]]), last, last, need_attention=True)
+        n_frames = min(last.shape[1], max(8, round(len(wav) / SAMPLE_RATE / FRAME_SECONDS)))
+        maps = torch.stack([output.cross_attention[0, layer, head] for layer, head in self.alignment_heads])
+        maps = maps[..., :n_frames]  # (H, 1 + N, T)
+        maps = (maps - maps.mean(dim=1, keepdim=True)) / maps.std(dim=1, keepdim=True).clamp(min=1e-6)
+        first = monotonic_path(median_filter(maps).mean(dim=0).numpy())  # 1 + N frames, the last = end of speech
+        # Row i listens for token i (row 0 is the prompt), so word w starts where the row of its first token starts.
+        starts = [int(torch.argmax((text.word_ids == w).int())) for w in range(len(words))]
+        frames = [first[i] for i in starts] + [first[-1]]
+        return [
+            (float(frames[w]) * FRAME_SECONDS, float(max(frames[w], frames[w + 1])) * FRAME_SECONDS)
+            for w in range(len(words))
+        ]

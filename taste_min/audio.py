@@ -1,0 +1,154 @@
+"""Audio in and out, and the four spectral front ends (paper section 4.1; each stage of TASTE has its own).
+
+Axes: B batch, S samples, F mel frames, M mel bands.
+
+    read_audio / write_audio   files, 16 kHz mono float32 in [-1, 1]
+    log_mel                    Whisper's log-mel: 16 kHz, hop 10 ms, 30 s windows        -> encoder, S3 units
+    vocoder_mel                CosyVoice's log-mel: 22.05 kHz, hop 256, 80 bands         -> flow, vocoder
+    kaldi_fbank                Kaldi log filter banks: 16 kHz, hop 10 ms, 80 bands        -> CAM++ speaker embedding
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torch.nn.functional as F
+import torchaudio
+
+from .errors import TasteError
+
+SAMPLE_RATE = 16_000  # Hz, everything on the encoder side
+VOCODER_RATE = 22_050  # Hz, everything on the decoder side
+WINDOW_SECONDS = 30  # Whisper's window
+MAX_SECONDS = 3600  # longest recording read at once
+N_FFT, HOP = 400, 160  # Whisper's 25 ms window and 10 ms hop at 16 kHz
+SILENCE = 1e-3  # peak below -60 dBFS
+
+
+def check_audio(wav: torch.Tensor, name: str = "the audio") -> torch.Tensor:
+    """Return `wav (S,)` as float32 when it is usable speech input.
+
+    Raises TasteError for empty, multi-channel, non-finite, silent or overlong audio.
+    """
+    wav = torch.as_tensor(wav)
+    if wav.ndim != 1:
+        raise TasteError(f"{name} must be one channel of shape (samples,), got shape {tuple(wav.shape)}.")
+    if wav.numel() < N_FFT:
+        raise TasteError(f"{name} is empty or shorter than 25 ms; give a recording with at least one spoken word.")
+    if wav.numel() > MAX_SECONDS * SAMPLE_RATE:
+        raise TasteError(_too_long(name, wav.numel() / SAMPLE_RATE))
+    wav = wav.float()
+    if not torch.isfinite(wav).all():
+        raise TasteError(f"{name} contains NaN or infinite samples; export the recording again.")
+    if wav.abs().max() < SILENCE:
+        raise TasteError(f"{name} is silent (peak below -60 dBFS); check the microphone or the file.")
+    return wav
+
+
+def _too_long(name: str, seconds: float) -> str:
+    return f"{name} lasts {seconds / 3600:.1f} h; split it into pieces of at most {MAX_SECONDS // 3600} h."
+
+
+def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE, convert: bool = False) -> torch.Tensor:
+    """Read an audio file as `(S,)` float32 at `sample_rate` Hz.
+
+    Without `convert` the file must be mono at `sample_rate`, so that no quality is lost unnoticed. With `convert` the
+    channels are averaged and a higher rate is resampled down; a lower rate is refused, as in the original (there is
+    nothing to fill the missing band with).
+
+    Raises TasteError when the file is missing, not audio, empty, NaN, silent, too long, or in another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TasteError(f"{path} is not a file; give the path of a recording (wav, flac, ogg or mp3).")
+    try:
+        info = soundfile.info(str(path))
+        if info.duration > MAX_SECONDS:
+            raise TasteError(_too_long(path.name, info.duration))
+        data, rate = soundfile.read(str(path), dtype="float32", always_2d=True)  # (S, channels)
+    except soundfile.LibsndfileError as error:
+        raise TasteError(f"{path.name} is not a readable audio file; convert it to wav or flac first.") from error
+    if len(data) == 0:
+        raise TasteError(f"{path.name} is empty; give a recording with at least one spoken word.")
+    if rate < sample_rate:
+        raise TasteError(f"{path.name} has {rate} Hz; record at {sample_rate} Hz or more (up-sampling adds no detail).")
+    if not convert and (rate != sample_rate or data.shape[1] != 1):
+        raise TasteError(
+            f"{path.name} has {rate} Hz and {data.shape[1]} channel(s) instead of {sample_rate} Hz mono; "
+            "add --convert (convert=True) to average the channels and resample."
+        )
+    wav = torch.from_numpy(data.mean(axis=1))  # (S,)
+    if rate != sample_rate:
+        wav = torchaudio.functional.resample(wav, rate, sample_rate)
+    return check_audio(wav, path.name)
+
+
+def write_audio(path: str | Path, wav: torch.Tensor, sample_rate: int = VOCODER_RATE) -> None:
+    """Write `wav (S,)`, clipped to [-1, 1]; the suffix decides the format (wav, flac, mp3, ogg)."""
+    samples = np.clip(wav.detach().cpu().float().numpy(), -1, 1)
+    soundfile.write(str(path), samples, sample_rate)
+
+
+def split_windows(wav: torch.Tensor) -> list[tuple[int, int]]:
+    """Cut `wav (S,)` into windows of at most 30 s: [(first sample, last sample + 1), ...].
+
+    Each cut is made at the quietest tenth of a second in the last five seconds of its window, so that words stay whole.
+    """
+    window, search, block = WINDOW_SECONDS * SAMPLE_RATE, 5 * SAMPLE_RATE, SAMPLE_RATE // 10
+    windows, start = [], 0
+    while len(wav) - start > window:
+        tail = wav[start + window - search : start + window]
+        energy = tail.unfold(0, block, block).square().mean(dim=1)  # one value per 100 ms
+        cut = start + window - search + int(energy.argmin()) * block + block // 2
+        windows.append((start, cut))
+        start = cut
+    return [*windows, (start, len(wav))]
+
+
+@functools.cache
+def _mel_filters(n_mels: int, sample_rate: int, n_fft: int) -> torch.Tensor:
+    """Slaney mel filters from 0 to 8 kHz, as in librosa's `filters.mel`: (M, n_fft // 2 + 1)."""
+    from transformers.audio_utils import mel_filter_bank
+
+    filters = mel_filter_bank(n_fft // 2 + 1, n_mels, 0.0, 8000.0, sample_rate, norm="slaney", mel_scale="slaney")
+    return torch.from_numpy(filters.T).float()
+
+
+def log_mel(wav: torch.Tensor, n_mels: int = 80, pad: bool = True) -> torch.Tensor:
+    """Whisper's log-mel spectrogram (reference: Radford et al. 2023, section 2.2).
+
+    wav: (S,) or (B, S) at 16 kHz. With `pad` it is cut or zero-padded to 30 s, as the encoder expects.
+    Returns (M, F) or (B, M, F) with 100 frames per second; F = 3000 with `pad`.
+    """
+    if pad:
+        n_samples = WINDOW_SECONDS * SAMPLE_RATE
+        wav = F.pad(wav[..., :n_samples], (0, max(0, n_samples - wav.shape[-1])))
+    window = torch.hann_window(N_FFT, device=wav.device)
+    stft = torch.stft(wav, N_FFT, HOP, window=window, center=True, pad_mode="reflect", return_complex=True)
+    power = stft[..., :-1].abs() ** 2  # the last frame is dropped
+    log = torch.log10((_mel_filters(n_mels, SAMPLE_RATE, N_FFT).to(wav.device) @ power).clamp(min=1e-10))
+    floor = log.amax(dim=(-2, -1), keepdim=True) - 8.0  # 80 dB below the loudest point of each recording
+    return (torch.maximum(log, floor) + 4.0) / 4.0
+
+
+def vocoder_mel(wav: torch.Tensor) -> torch.Tensor:
+    """Natural-log mel spectrogram that flow and vocoder share: (S,) or (B, S) at 22.05 kHz -> (80, F) or (B, 80, F).
+
+    n_fft and window 1024, hop 256 (86.13 frames per second), 0-8 kHz, magnitudes, F = S // 256.
+    """
+    n_fft, hop = 1024, 256
+    pad = (n_fft - hop) // 2
+    batched = wav if wav.ndim == 2 else wav[None]
+    padded = F.pad(batched[:, None], (pad, pad), mode="reflect")[:, 0]
+    window = torch.hann_window(n_fft, device=wav.device)
+    stft = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True)
+    magnitude = torch.sqrt(stft.real**2 + stft.imag**2 + 1e-9)
+    mel = torch.log((_mel_filters(80, VOCODER_RATE, n_fft).to(wav.device) @ magnitude).clamp(min=1e-5))
+    return mel if wav.ndim == 2 else mel[0]
+
+
+def kaldi_fbank(wav: torch.Tensor) -> torch.Tensor:
+    """Kaldi log filter banks of `wav (S,)` at 16 kHz in [-1, 1]: (F, 80). CAM++ reads them minus their mean over F."""
+    return torchaudio.compliance.kaldi.fbank(wav[None], num_mel_bins=80, sample_frequency=SAMPLE_RATE)

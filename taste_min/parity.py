@@ -1,0 +1,246 @@
+"""Golden-tensor checks: is every module, number for number, the original one?
+
+A golden file holds weights (`w.`), inputs (`i.`) and expected outputs (`o.`) of one original module at a tiny random
+size, under the original key names, with its configuration in the metadata. Each function below loads such a file into
+our module and returns one row per output.
+"""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from . import aggregator, audio, encoder, quantizer
+from .config import AggregatorConfig, EncoderConfig, RVQConfig
+from .errors import TasteError
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compared output: the largest absolute difference, and whether it is within tolerance (indices: equal)."""
+
+    file: str
+    output: str
+    max_diff: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        return self.max_diff <= self.tolerance  # False for NaN
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One golden file: tensors by their original names without the leading `w.`, `i.` or `o.`."""
+
+    name: str
+    config: dict
+    weights: Tensors
+    inputs: Tensors
+    outputs: Tensors
+
+    def row(self, output: str, ours: torch.Tensor, tolerance: float = 1e-5) -> Row:
+        ours, expected = ours.detach(), self.outputs[output]
+        if ours.shape != expected.shape:
+            return Row(self.name, output, float("nan"), tolerance)
+        if not expected.is_floating_point():
+            return Row(self.name, output, float((ours != expected).sum()), 0.0)
+        return Row(self.name, output, float((ours - expected).abs().max()), tolerance)
+
+
+def load_golden(path: Path) -> Golden:
+    """Read a golden file. Raises TasteError when it is not a safetensors file or lacks its configuration."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            config = json.loads((file.metadata() or {}).get("config", "null"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise TasteError(f"{path.name} is not a golden file ({error}); copy it again.") from error
+    if config is None:
+        raise TasteError(f"{path.name} has no configuration in its metadata; it is not a golden file.")
+    parts = [
+        {key[2:]: value for key, value in tensors.items() if key.startswith(prefix)} for prefix in ("w.", "i.", "o.")
+    ]
+    return Golden(path.stem, config, *parts)
+
+
+def expand_tables(weights: Tensors, n_rows: dict[str, int]) -> Tensors:
+    """Rebuild embedding tables that are stored as `<key>.ids` and `<key>.rows`; rows never read stay zero."""
+    weights = dict(weights)
+    for key, count in n_rows.items():
+        rows = weights.pop(f"{key}.rows")
+        table = rows.new_zeros(count, rows.shape[1])
+        table[weights.pop(f"{key}.ids")] = rows
+        weights[key] = table
+    return weights
+
+
+def strip_prefix(weights: Tensors, prefix: str) -> Tensors:
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def load_rvq(config: RVQConfig, weights: Tensors) -> quantizer.ResidualVQ:
+    """Original names `rvq.layers.0._codebook.embed (1, K, d)` -> ours `layers.0.embed (K, d)`."""
+    ours = {}
+    for key, value in strip_prefix(weights, "rvq.").items():
+        if "_codebook." in key:
+            value = value[0]
+        ours[key.replace("_codebook.", "")] = value.clone()
+    model = quantizer.ResidualVQ(config)
+    model.load_state_dict({key: value for key, value in ours.items() if not key.startswith("mlps.")})
+    return model
+
+
+def _rvq_config(config: dict) -> RVQConfig:
+    return RVQConfig(
+        d_model=config["dim"],
+        codebook_dim=config["codebook_dim"],
+        n_quantizers=config["num_quantizers"],
+        codebook_size=config["codebook_size"],
+        decay=config["decay"],
+        kmeans_iters=config["kmeans_iters"],
+        quantizer_dropout=config["quantize_dropout"],
+    )
+
+
+def rvq(golden: Golden) -> list[Row]:
+    """Lookup, the three index helpers, and one training step with its input gradient and codebook update."""
+    model = load_rvq(_rvq_config(golden.config), golden.weights)
+    x, mask = golden.inputs["x"], golden.inputs["mask"]
+    model.eval()
+    result = model(x, mask)
+    rows = [
+        golden.row("q", result.quantized),
+        golden.row("idx", result.codes),
+        golden.row("from_idx", model.decode(result.codes)),
+        golden.row("code_from_idx", model.embed_codes(result.codes)),
+        golden.row("idx_from_code", model.encode_embedding(golden.inputs["z"])),
+    ]
+    model.train()
+    x = x.clone().requires_grad_()
+    result = model(x, mask)
+    (result.quantized.square().sum() + result.commitment_loss).backward()
+    rows += [
+        golden.row("train_q", result.quantized),
+        golden.row("train_commit", result.commitment_loss),
+        golden.row("grad_x", x.grad),
+    ]
+    for name in golden.outputs:
+        if name.startswith("ema."):
+            _, _, _, layer, _, buffer = name.split(".")
+            rows.append(golden.row(name, getattr(model.layers[int(layer)], buffer)[None]))
+    return rows
+
+
+def audio_tower(golden: Golden) -> list[Row]:
+    """Encoder taps, aggregator, word pooling and quantizer in one pass over a padded batch."""
+    config, weights = golden.config, strip_prefix(golden.weights, "audio_joint_encoder_segmenter.")
+    encoder_weights = strip_prefix(weights, "audio_encoder.encoder.")
+    d_model, n_mels, _ = encoder_weights["conv1.weight"].shape
+    sizes = {"d_model": d_model, "n_heads": config["heads"], "d_ff": len(encoder_weights["layers.0.fc1.weight"])}
+    decoder_weights = strip_prefix(weights, "audio_segmenter.decoder.")
+    aggregator_config = AggregatorConfig(
+        n_layers=config["dec_layers"], n_positions=len(decoder_weights["embed_positions.weight"]), **sizes
+    )
+
+    tower = encoder.WhisperEncoder(
+        EncoderConfig(
+            n_mels=n_mels,
+            n_layers=config["enc_layers"],
+            n_positions=config["src"],
+            shallow_layer=config["tap"],
+            **sizes,
+        )
+    )
+    tower.encoder.load_state_dict(encoder_weights)
+    words = aggregator.Aggregator(aggregator_config).eval()
+    words.load_state_dict(expand_tables(decoder_weights, {"embed_tokens.weight": aggregator_config.vocab_size}))
+    codebook = golden.weights["vq.rvq.layers.0._codebook.embed"]
+    rvq_config = RVQConfig(
+        d_model=d_model,
+        codebook_dim=codebook.shape[2],
+        codebook_size=codebook.shape[1],
+        n_quantizers=sum(key.endswith("_codebook.embed") for key in golden.weights),
+    )
+    vq = load_rvq(rvq_config, strip_prefix(golden.weights, "vq.")).eval()
+
+    feats, ids = golden.inputs["feats"], golden.inputs["ids"]
+    word_ids, lengths = golden.inputs["word_ids"], golden.inputs["lengths"]
+    with torch.no_grad():
+        states = tower(feats.transpose(1, 2))
+        pooled = words(ids, word_ids, lengths, states.last, states.shallow).pooled
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        result = vq(pooled, mask)
+    return [
+        golden.row("pre_vq", pooled),
+        golden.row("idx", result.codes),
+        golden.row("embeds", result.quantized),
+    ]
+
+
+def frontend(golden: Golden) -> list[Row]:
+    """Whisper's log-mel, padded and unpadded, and the Kaldi filter banks."""
+    wav = golden.inputs["wav"][0]
+    return [
+        golden.row("logmel_first120", audio.log_mel(wav, n_mels=128).T[None, :120]),
+        golden.row("n", torch.tensor([len(wav) // audio.HOP])),
+        golden.row("s3", audio.log_mel(wav, n_mels=128, pad=False)[None]),
+        golden.row("fbank", audio.kaldi_fbank(wav)),
+    ]
+
+
+# golden file -> (check, our modules that it covers)
+CHECKS: dict[str, tuple[Callable[[Golden], list[Row]], list]] = {
+    "rvq": (rvq, [quantizer]),
+    "audio_tower": (audio_tower, [encoder, aggregator, quantizer]),
+    "frontend": (frontend, [audio]),
+}
+
+
+def run(folder: str | Path) -> tuple[list[Row], list[str]]:
+    """All rows of all golden files in `folder`, and the names of files that no check covers yet.
+
+    Raises TasteError when the folder has no golden files or one of them is damaged.
+    """
+    paths = sorted(Path(folder).glob("*.safetensors"))
+    if not paths:
+        raise TasteError(f"there are no .safetensors files in {folder}; give the folder with the golden files.")
+    rows, missing = [], []
+    for path in paths:
+        if path.stem in CHECKS:
+            rows += CHECKS[path.stem][0](load_golden(path))
+        else:
+            missing.append(path.stem)
+    return rows, missing
+
+
+def code_lines(modules: list) -> int:
+    """Lines of our source files that are neither blank nor comments."""
+    lines = [line.strip() for module in modules for line in inspect.getsource(module).splitlines()]
+    return sum(1 for line in lines if line and not line.startswith("#"))
+
+
+def command(args) -> int:
+    """`taste-min parity FOLDER`: a row per output; exit code 1 when any of them differs."""
+    rows, missing = run(args.folder)
+    if args.json:
+        report = {"rows": [asdict(row) | {"ok": row.ok} for row in rows], "not_implemented_yet": missing}
+        print(json.dumps(report, indent=2))
+    else:
+        print(f"{'file':<14}{'output':<44}{'max |diff|':>12}{'tolerance':>12}")
+        for row in rows:
+            print(
+                f"{row.file:<14}{row.output:<44}{row.max_diff:>12.1e}{row.tolerance:>12.0e}  {'ok' if row.ok else 'DIFF'}"
+            )
+        for name in sorted({row.file for row in rows}):
+            print(f"{name}: {code_lines(CHECKS[name][1])} lines of ours")
+        for name in missing:
+            print(f"{name}: not implemented yet", file=sys.stderr)
+    return 0 if all(row.ok for row in rows) else 1
