@@ -6,12 +6,9 @@ A TasteError ends as one sentence on stderr and exit code 2.
 import argparse
 import json
 import sys
+from dataclasses import asdict
 
 from .errors import TasteError
-
-
-def _print(result: dict | list, as_json: bool, text: str) -> None:
-    print(json.dumps(result, indent=2) if as_json else text)
 
 
 def fetch(args) -> int:
@@ -19,6 +16,30 @@ def fetch(args) -> int:
     from . import assets
 
     return assets.command(args)
+
+
+def encode(args) -> int:
+    """Turn a recording into text and TASTE codes."""
+    from .audio import read_audio
+    from .tokenizer import Taste
+
+    wav = read_audio(args.audio, convert=args.convert)  # before the model: bad input should not wait for it
+    tokens = Taste.from_pretrained(args.preset).encode(wav, args.text)
+    if args.output:
+        tokens.save(args.output)
+    rate = tokens.bitrate()
+    rows = [
+        {"word": word.text, "start": round(word.start, 3), "end": round(word.end, 3), "codes": codes.tolist()}
+        for word, codes in zip(tokens.words, tokens.codes, strict=True)
+    ]
+    if args.json:
+        print(json.dumps({"text": tokens.text, "words": rows, "bit_per_second": asdict(rate)}, indent=2))
+        return 0
+    print(f"{'word':<20}{'start s':>9}{'end s':>9}  codes")
+    for row in rows:
+        print(f"{row['word']:<20}{row['start']:>9.2f}{row['end']:>9.2f}  " + " ".join(f"{c:3d}" for c in row["codes"]))
+    print(f"{rate.codes:.0f} bit/s of codes + {rate.text:.0f} bit/s of text = {rate.total:.0f} bit/s")
+    return 0
 
 
 def parity(args) -> int:
@@ -37,6 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--list", action="store_true", help="show every asset, its size, licence and whether it is here")
     p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(run=fetch)
+
+    p = sub.add_parser("encode", help=encode.__doc__)
+    p.add_argument("audio", help="a recording, 16 kHz mono (see --convert)")
+    p.add_argument("-o", "--output", help="write the tokens to this .safetensors file")
+    p.add_argument("--text", help="the transcript; recognised when left out")
+    p.add_argument("--preset", default="mini", help="which model (default: mini)")
+    p.add_argument("--convert", action="store_true", help="average channels and resample a higher rate to 16 kHz")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    p.set_defaults(run=encode)
 
     p = sub.add_parser("parity", help=parity.__doc__)
     p.add_argument("folder", help="folder with *.safetensors golden files")

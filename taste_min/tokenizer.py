@@ -146,20 +146,20 @@ class Taste(nn.Module):
         words, codes, embeddings, n_tokens = [], [], [], 0
         for start, end in windows:
             part, offset = wav[start:end], start / SAMPLE_RATE
-            if part.abs().max() < SILENCE:
-                continue
-            heard = split_words(text) if text is not None else split_words(self.recognizer.transcribe(part).text)
+            if text is None:
+                heard = self.recognizer.transcribe(part).words if part.abs().max() >= SILENCE else []
+            else:
+                heard = self.recognizer.locate(part, split_words(text))
             if not heard:
                 continue
-            tower = self.look_inside(part, " ".join(heard))
+            tower = self.look_inside(part, " ".join(word.text for word in heard))
             quantized = self.quantizer(tower.aggregator.pooled)
             ids = tower.text.word_ids
             first = torch.cat([torch.tensor([True]), ids[1:] != ids[:-1]])  # (N,), first token of each word
             codes.append(quantized.codes[0, first].cpu())  # (W, R)
             embeddings.append(quantized.quantized[0, first].cpu())  # (W, D)
             n_tokens += len(ids)
-            for word, (begin, finish) in zip(heard, self.recognizer.word_times(part, heard), strict=True):
-                words.append(Word(word, offset + begin, offset + finish))
+            words += [Word(word.text, offset + word.start, offset + word.end) for word in heard]
         if not words:
             raise TasteError("there are no words; give a transcript, or a recording in which somebody speaks.")
         joined = " ".join(word.text for word in words)

@@ -1,0 +1,129 @@
+"""The recogniser: its path search on made-up scores, a random tiny Whisper, and the real one on human speech."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from taste_min import assets
+from taste_min.asr import SpeechRecognizer, median_filter, monotonic_path
+from taste_min.audio import SAMPLE_RATE, read_audio
+
+
+def best_score(scores: np.ndarray) -> float:
+    """Highest sum over all monotonic paths, by trying every one of them."""
+    n, t = scores.shape
+    best = -np.inf
+    for steps in itertools.product([(1, 1), (1, 0), (0, 1)], repeat=n + t - 2):
+        i = j = 0
+        total, used = scores[0, 0], 0
+        for di, dj in steps:
+            if (i, j) == (n - 1, t - 1):
+                break
+            i, j, used = i + di, j + dj, used + 1
+            if i >= n or j >= t:
+                break
+            total += scores[i, j]
+        if (i, j) == (n - 1, t - 1):
+            best = max(best, total)
+    return best
+
+
+def test_path_follows_the_bright_blocks():
+    scores = np.full((3, 12), -1.0)
+    scores[0, :5], scores[1, 5:7], scores[2, 7:] = 1, 1, 1
+    assert monotonic_path(scores) == [0, 5, 7]
+    assert monotonic_path(scores[:, ::-1]) != [0, 5, 7]
+
+
+def test_path_is_optimal():
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        scores = rng.normal(size=(3, 4))
+        first = monotonic_path(scores)
+        assert first[0] == 0
+        assert first == sorted(first)
+        # with the first frames fixed, the best last frames give the score of the path
+        achieved = max(
+            sum(scores[i, first[i] : end + 1].sum() for i, end in enumerate(ends))
+            for ends in itertools.product(range(4), repeat=3)
+            if ends[-1] == 3 and all(first[i] <= ends[i] <= first[i + 1] <= ends[i] + 1 for i in range(2))
+        )
+        assert achieved == pytest.approx(best_score(scores))
+
+
+def test_median_filter_removes_spikes():
+    x = torch.zeros(1, 20)
+    x[0, 7] = 9.0
+    x[0, 12:] = 1.0
+    y = median_filter(x)
+    assert y[0, 7] == 0
+    assert torch.equal(y[0, 12:], x[0, 12:])
+
+
+@pytest.fixture
+def random_recognizer() -> SpeechRecognizer:
+    torch.manual_seed(0)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {c: i for i, c in enumerate(letters)}
+    vocab |= {"<|startoftranscript|>": 256, "<|notimestamps|>": 257, "<|endoftext|>": 258}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    config = WhisperConfig(
+        vocab_size=260, d_model=32, encoder_layers=1, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, pad_token_id=258, bos_token_id=258,
+        eos_token_id=258, decoder_start_token_id=256,
+    )  # fmt: skip
+    whisper = WhisperForConditionalGeneration(config).eval()
+    return SpeechRecognizer(whisper, tokenizer, [(0, 1), (1, 2)])
+
+
+def test_times_of_known_words_cover_the_recording_in_order(random_recognizer):
+    wav = torch.randn(2 * SAMPLE_RATE) * 0.1
+    words = random_recognizer.locate(wav, ["one", "two", "three"])
+    assert [word.text for word in words] == ["one", "two", "three"]
+    edges = [edge for word in words for edge in (word.start, word.end)]
+    assert edges == sorted(edges)
+    assert 0 <= edges[0] <= edges[-1] <= 2.0
+    assert random_recognizer.locate(wav, []) == []
+
+
+@pytest.mark.assets
+def test_human_clips_are_understood_and_located():
+    """WER at most 10 % over the five LibriVox clips, word starts within 120 ms (median) of the packaged alignment."""
+    import jiwer
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+
+    normalize = BasicTextNormalizer()
+    recognizer = SpeechRecognizer.from_folder(assets.fetch("whisper-tiny-en"))
+    references, heard, errors, spread = [], [], [], []
+    for path in sorted(assets.fetch("librivox").glob("*.wav")):
+        wav, packaged = read_audio(path), json.loads(path.with_suffix(".json").read_text())
+        references.append(normalize(packaged["t"]))
+        heard.append(normalize(recognizer.transcribe(wav).text))
+        true = [(w["t"].split("(")[0], w["b"]) for w in packaged["w"] if not w["t"].startswith("<")]
+        words = recognizer.locate(wav, [text for text, _ in true])
+        errors += [abs(word.start - start) for word, (_, start) in zip(words, true, strict=True)]
+        step = len(wav) / SAMPLE_RATE / len(true)
+        spread += [abs(index * step - start) for index, (_, start) in enumerate(true)]
+    assert jiwer.wer(references, heard) <= 0.10
+    assert np.median(errors) <= 0.120
+    assert np.median(spread) > 0.120  # words spread evenly over the clip would not pass
+    assert jiwer.wer(references, heard[1:] + heard[:1]) > 0.10  # nor would the transcript of another clip
+
+
+@pytest.mark.assets
+def test_long_audio_is_cut_into_windows():
+    recognizer = SpeechRecognizer.from_folder(assets.fetch("whisper-tiny-en"))
+    clips = [read_audio(path) for path in sorted(assets.fetch("librivox").glob("*.wav"))]
+    pause = torch.zeros(SAMPLE_RATE)
+    wav = torch.cat([part for clip in [*clips, *clips[:2]] for part in (clip, pause)])
+    words = recognizer.transcribe(wav).words
+    assert len(wav) > 30 * SAMPLE_RATE
+    assert [word.start for word in words] == sorted(word.start for word in words)
+    assert words[-1].start > 30
+    assert abs(len(words) - 100) <= 5  # 71 words in the five clips, 29 in the two repeated ones
