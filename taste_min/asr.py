@@ -7,7 +7,6 @@ normalised, smoothed, and turned into a monotonic path by dynamic time warping.
 Axes: S samples, N text tokens, T encoder frames (50 per second), H alignment heads.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +73,9 @@ def median_filter(x: torch.Tensor, width: int = 7) -> torch.Tensor:
 class SpeechRecognizer:
     """Whisper model + tokenizer -> transcripts with word times."""
 
-    def __init__(
-        self, whisper: WhisperForConditionalGeneration, tokenizer: Tokenizer, alignment_heads: list[tuple[int, int]]
-    ):
-        self.whisper, self.tokenizer, self.alignment_heads = whisper, tokenizer, alignment_heads
+    def __init__(self, whisper: WhisperForConditionalGeneration, tokenizer: Tokenizer):
+        self.whisper, self.tokenizer = whisper, tokenizer
+        self.alignment_heads = whisper.generation_config.alignment_heads  # [[layer, head], ...]
         config = whisper.config
         start = ["<|startoftranscript|>"]
         if config.vocab_size >= 51865:  # multilingual
@@ -101,8 +99,7 @@ class SpeechRecognizer:
     @classmethod
     def from_folder(cls, folder: str | Path) -> "SpeechRecognizer":
         """Load a CTranslate2 Whisper folder: model.bin, config.json, tokenizer.json."""
-        heads = json.loads((Path(folder) / "config.json").read_text())["alignment_heads"]
-        return cls(load_whisper(folder), load_tokenizer(folder), [tuple(head) for head in heads])
+        return cls(load_whisper(folder), load_tokenizer(folder))
 
     @torch.no_grad()
     def transcribe(self, wav: torch.Tensor) -> Transcript:

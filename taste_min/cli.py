@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     p = sub.add_parser("fetch", help=fetch.__doc__)
     p.add_argument("names", nargs="*", metavar="ASSET", help="default: what the mini preset needs")
     p.add_argument("--list", action="store_true", help="show every asset, its size, licence and whether it is here")
+    p.add_argument("--verify", action="store_true", help="hash the files that are already here and repair them")
     p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(run=fetch)
 

@@ -79,7 +79,8 @@ def random_recognizer() -> SpeechRecognizer:
         eos_token_id=258, decoder_start_token_id=256,
     )  # fmt: skip
     whisper = WhisperForConditionalGeneration(config).eval()
-    return SpeechRecognizer(whisper, tokenizer, [(0, 1), (1, 2)])
+    whisper.generation_config.alignment_heads = [[0, 1], [1, 2]]
+    return SpeechRecognizer(whisper, tokenizer)
 
 
 def test_times_of_known_words_cover_the_recording_in_order(random_recognizer):
