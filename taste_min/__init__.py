@@ -16,6 +16,9 @@ _HOME = {
     "WhisperEncoder": "encoder",
     "Aggregator": "aggregator",
     "ResidualVQ": "quantizer",
+    "UnitDecoder": "unit_decoder",
+    "Flow": "flow",
+    "Vocoder": "vocoder",
     "Taste": "tokenizer",
     "TasteTokens": "tokenizer",
 }

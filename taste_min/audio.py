@@ -108,7 +108,7 @@ def split_windows(wav: torch.Tensor) -> list[tuple[int, int]]:
 
 
 @functools.cache
-def _mel_filters(n_mels: int, sample_rate: int, n_fft: int) -> torch.Tensor:
+def mel_filters(n_mels: int, sample_rate: int, n_fft: int) -> torch.Tensor:
     """Slaney mel filters from 0 to 8 kHz, as in librosa's `filters.mel`: (M, n_fft // 2 + 1)."""
     from transformers.audio_utils import mel_filter_bank
 
@@ -128,7 +128,7 @@ def log_mel(wav: torch.Tensor, n_mels: int = 80, pad: bool = True) -> torch.Tens
     window = torch.hann_window(N_FFT, device=wav.device)
     stft = torch.stft(wav, N_FFT, HOP, window=window, center=True, pad_mode="reflect", return_complex=True)
     power = stft[..., :-1].abs() ** 2  # the last frame is dropped
-    log = torch.log10((_mel_filters(n_mels, SAMPLE_RATE, N_FFT).to(wav.device) @ power).clamp(min=1e-10))
+    log = torch.log10((mel_filters(n_mels, SAMPLE_RATE, N_FFT).to(wav.device) @ power).clamp(min=1e-10))
     floor = log.amax(dim=(-2, -1), keepdim=True) - 8.0  # 80 dB below the loudest point of each recording
     return (torch.maximum(log, floor) + 4.0) / 4.0
 
@@ -145,7 +145,7 @@ def vocoder_mel(wav: torch.Tensor) -> torch.Tensor:
     window = torch.hann_window(n_fft, device=wav.device)
     stft = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True)
     magnitude = torch.sqrt(stft.real**2 + stft.imag**2 + 1e-9)
-    mel = torch.log((_mel_filters(80, VOCODER_RATE, n_fft).to(wav.device) @ magnitude).clamp(min=1e-5))
+    mel = torch.log((mel_filters(80, VOCODER_RATE, n_fft).to(wav.device) @ magnitude).clamp(min=1e-5))
     return mel if wav.ndim == 2 else mel[0]
 
 

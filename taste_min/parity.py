@@ -15,7 +15,23 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from . import aggregator, audio, encoder, quantizer
+from . import (
+    aggregator,
+    audio,
+    encoder,
+    flow,
+    generate,
+    joint_sampler,
+    parity_decoder,
+    parity_taslm,
+    quantizer,
+    taslm,
+    taslm_layout,
+    transformer,
+    unet,
+    unit_decoder,
+    vocoder,
+)
 from .config import AggregatorConfig, EncoderConfig, RVQConfig
 from .errors import TasteError
 
@@ -201,6 +217,13 @@ CHECKS: dict[str, tuple[Callable[[Golden], list[Row]], list]] = {
     "rvq": (rvq, [quantizer]),
     "audio_tower": (audio_tower, [encoder, aggregator, quantizer]),
     "frontend": (frontend, [audio]),
+    "speech_decoder": (parity_decoder.golden_speech_decoder, [unit_decoder, transformer]),
+    "flow": (parity_decoder.golden_flow, [flow, unet, transformer]),
+    "hift": (parity_decoder.golden_hift, [vocoder]),
+    **dict.fromkeys(
+        ("slm_continue_latent_linear_last", "slm_linear_last", "slm_multi_linear_last"),
+        (parity_taslm.golden_taslm, [taslm, taslm_layout, generate, joint_sampler]),
+    ),
 }
 
 
@@ -234,11 +257,10 @@ def command(args) -> int:
         report = {"rows": [asdict(row) | {"ok": row.ok} for row in rows], "not_implemented_yet": missing}
         print(json.dumps(report, indent=2))
     else:
-        print(f"{'file':<14}{'output':<44}{'max |diff|':>12}{'tolerance':>12}")
+        print(f"{'file':<33}{'output':<44}{'max |diff|':>12}{'tolerance':>12}")
         for row in rows:
-            print(
-                f"{row.file:<14}{row.output:<44}{row.max_diff:>12.1e}{row.tolerance:>12.0e}  {'ok' if row.ok else 'DIFF'}"
-            )
+            verdict = "ok" if row.ok else "DIFF"
+            print(f"{row.file:<33}{row.output:<44}{row.max_diff:>12.1e}{row.tolerance:>12.0e}  {verdict}")
         for name in sorted({row.file for row in rows}):
             print(f"{name}: {code_lines(CHECKS[name][1])} lines of ours")
         for name in missing:

@@ -1,0 +1,221 @@
+"""From speech units to a mel spectrogram by conditional flow matching (the flow of CosyVoice-300M, kept by TASTE).
+
+An encoder reads the units, a length regulator stretches them from 50 Hz to mel frames (mu), and a U-Net learns the
+velocity that carries Gaussian noise to the mel spectrogram along straight lines (Lipman et al. 2023). Sampling is
+Euler's method with classifier-free guidance.
+
+Axes: B batch, U units, F mel frames, M mel bands, D encoder width.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .config import FlowConfig
+from .errors import TasteError
+from .transformer import RelativeTransformer
+from .unet import MaskedGroupNorm, UNet, masked
+
+
+@dataclass(frozen=True)
+class Mel:
+    """mel: (B, M, F) natural-log mel spectrogram, 0 after the end. lengths: (B,) frames."""
+
+    mel: torch.Tensor
+    lengths: torch.Tensor
+
+
+def length_mask(lengths: torch.Tensor, size: int) -> torch.Tensor | None:
+    """(B, 1, size) with 1 for real positions, or None when every row is full (which is faster)."""
+    if int(lengths.min()) >= size:
+        return None
+    return (torch.arange(size, device=lengths.device) < lengths[:, None])[:, None].float()
+
+
+def stretch(x: torch.Tensor, lengths: torch.Tensor, new_lengths: torch.Tensor) -> torch.Tensor:
+    """Nearest-neighbour interpolation of every row from its own length to its own new length.
+
+    x: (B, M, U) -> (B, M, F) with F = max(new_lengths). Same positions as torch's `interpolate(mode="nearest")`.
+    """
+    frames = torch.arange(int(new_lengths.max()), device=x.device)
+    scale = lengths.float() / new_lengths.float()  # (B,)
+    source = (frames * scale[:, None]).floor().long()  # (B, F)
+    source = torch.minimum(source, lengths.long()[:, None] - 1)
+    return x.gather(2, source[:, None].expand(-1, x.shape[1], -1))
+
+
+class LengthRegulator(nn.Module):
+    """Stretch the encoded units to mel frames and smooth them with four convolutions."""
+
+    def __init__(self, n_mels: int):
+        super().__init__()
+        layers = []
+        for _ in range(4):
+            layers += [nn.Conv1d(n_mels, n_mels, 3, padding=1), MaskedGroupNorm(1, n_mels), nn.Mish()]
+        self.model = nn.Sequential(*layers, nn.Conv1d(n_mels, n_mels, 1))
+
+    def forward(
+        self, x: torch.Tensor, lengths: torch.Tensor, new_lengths: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """x: (B, M, U), mask: of the result -> (B, M, F)."""
+        x = stretch(x, lengths, new_lengths)
+        for layer in self.model:
+            x = layer(x, mask) if isinstance(layer, MaskedGroupNorm) else layer(masked(x, mask))
+        return masked(x, mask)
+
+
+def cosine_time(t: torch.Tensor) -> torch.Tensor:
+    """Warp uniform time 0..1 so that most steps are spent near the noise."""
+    return 1 - torch.cos(t * (0.5 * math.pi))
+
+
+class FlowMatching(nn.Module):
+    """The probability path, its training loss, and the sampler. The U-Net is `estimator`, as in the original."""
+
+    sigma_min = 1e-6  # standard deviation left around the target at t = 1
+
+    def __init__(self, config: FlowConfig):
+        super().__init__()
+        self.config = config
+        self.estimator = UNet(config)
+
+    def loss(
+        self,
+        mel: torch.Tensor,
+        mask: torch.Tensor | None,
+        mu: torch.Tensor,
+        speaker: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Mean squared error of the velocity at one random time per sample. mel, mu: (B, M, F); speaker: (B, M)."""
+        n, device = len(mel), mel.device
+        t = cosine_time(torch.rand(n, generator=generator, device=device))  # (B,)
+        noise = torch.randn(mel.shape, generator=generator, device=device)
+        keep = torch.rand(n, generator=generator, device=device) > self.config.condition_dropout  # (B,)
+        mu, speaker = mu * keep[:, None, None], speaker * keep[:, None]
+
+        time = t[:, None, None]
+        point = (1 - (1 - self.sigma_min) * time) * noise + time * mel  # on the line from noise to mel
+        velocity = mel - (1 - self.sigma_min) * noise
+        predicted = self.estimator(point, mask, mu, t, speaker, torch.zeros_like(mu))
+        error = masked(predicted.float() - velocity, mask).square().sum()
+        n_frames = mel.shape[0] * mel.shape[2] if mask is None else mask.sum()
+        return error / (n_frames * mel.shape[1])
+
+    @torch.no_grad()
+    def sample(
+        self,
+        noise: torch.Tensor,
+        mask: torch.Tensor | None,
+        mu: torch.Tensor,
+        speaker: torch.Tensor,
+        n_timesteps: int,
+        guidance: float,
+        one_batch: bool = True,
+    ) -> torch.Tensor:
+        """Euler steps from noise (B, M, F) to a mel spectrogram (B, M, F).
+
+        Each step needs the velocity with and without the condition; `one_batch` computes both in one call.
+        """
+        times = cosine_time(torch.linspace(0, 1, n_timesteps + 1, device=noise.device))
+        x, nothing, no_speaker = noise, torch.zeros_like(mu), torch.zeros_like(speaker)
+        both_mask = None if mask is None else torch.cat((mask, mask))
+        for start, end in zip(times[:-1], times[1:], strict=True):
+            t = start.expand(len(x))  # (B,)
+            if one_batch:
+                conditions = torch.cat((mu, nothing)), torch.cat((t, t)), torch.cat((speaker, no_speaker))
+                both = self.estimator(torch.cat((x, x)), both_mask, *conditions, torch.cat((nothing, nothing)))
+                guided, free = both.chunk(2)
+            else:
+                guided = self.estimator(x, mask, mu, t, speaker, nothing)
+                free = self.estimator(x, mask, nothing, t, no_speaker, nothing)
+            x = x + (end - start) * ((1 + guidance) * guided - guidance * free)
+        return masked(x, mask)
+
+
+class Flow(nn.Module):
+    """Unit encoder, length regulator and flow matching: units and speaker in, mel spectrogram out."""
+
+    def __init__(self, config: FlowConfig):
+        super().__init__()
+        self.config = config
+        self.input_embedding = nn.Embedding(config.n_units, config.d_model)
+        self.spk_embed_affine_layer = nn.Linear(config.d_speaker, config.n_mels)
+        self.encoder = RelativeTransformer(
+            config.d_model,
+            config.d_model,
+            config.n_heads,
+            config.d_ff,
+            config.n_layers,
+            causal=False,
+            dropout=config.dropout,
+            position_dropout=config.dropout,
+            attention_dropout=config.dropout,
+        )
+        self.encoder_proj = nn.Linear(config.d_model, config.n_mels)
+        self.length_regulator = LengthRegulator(config.n_mels)
+        self.decoder = FlowMatching(config)
+
+    def n_frames(self, unit_lengths: torch.Tensor) -> torch.Tensor:
+        """Mel frames for a number of units, (B,) -> (B,); in float32 and truncated, so 30 units give 51 frames."""
+        return (unit_lengths.float() / self.config.unit_rate * self.config.sample_rate / self.config.hop).long()
+
+    def encode(
+        self, units: torch.Tensor, unit_lengths: torch.Tensor, frames: torch.Tensor, speaker_embedding: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The condition: mu (B, M, F), speaker (B, M), and the mask of the frames (B, 1, F) or None."""
+        valid = torch.arange(units.shape[1], device=units.device) < unit_lengths[:, None]  # (B, U)
+        hidden = self.encoder(self.input_embedding(units.clamp(min=0)), valid)  # (B, U, D)
+        mask = length_mask(frames, int(frames.max()))
+        mu = self.length_regulator(self.encoder_proj(hidden).transpose(1, 2), unit_lengths, frames, mask)
+        return mu, self.spk_embed_affine_layer(F.normalize(speaker_embedding, dim=-1)), mask
+
+    def forward(
+        self,
+        units: torch.Tensor,
+        unit_lengths: torch.Tensor,
+        mel: torch.Tensor,
+        mel_lengths: torch.Tensor,
+        speaker_embedding: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Training loss (scalar). units: (B, U), mel: (B, M, F) from `audio.vocoder_mel`, speaker_embedding: (B, S).
+
+        Units and mel are padded on the right with anything; the units are stretched to the mel's true length.
+        """
+        mel = mel[:, :, : int(mel_lengths.max())]
+        mu, speaker, mask = self.encode(units, unit_lengths, mel_lengths, speaker_embedding)
+        return self.decoder.loss(masked(mel, mask), mask, mu, speaker, generator)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        units: torch.Tensor,
+        unit_lengths: torch.Tensor,
+        speaker_embedding: torch.Tensor,
+        noise: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        n_timesteps: int | None = None,
+        guidance: float | None = None,
+        one_batch: bool = True,
+    ) -> Mel:
+        """Mel spectrograms of units (B, U), 50 per second. Call in eval mode.
+
+        noise: (B, M, F) with F = max(n_frames(unit_lengths)), drawn from `generator` when not given.
+        n_timesteps, guidance: the configuration's unless given. Raises TasteError when a row is too short to speak.
+        """
+        frames = self.n_frames(unit_lengths)  # (B,)
+        if int(frames.min()) < 1:
+            raise TasteError("there are no units to turn into speech; give at least one unit per utterance.")
+        mu, speaker, mask = self.encode(units, unit_lengths, frames, speaker_embedding)
+        if noise is None:
+            noise = torch.randn(mu.shape, generator=generator, device=mu.device)
+        if noise.shape != mu.shape:
+            raise TasteError(f"noise must have the shape of the result, {tuple(mu.shape)}, got {tuple(noise.shape)}.")
+        n_timesteps = self.config.n_timesteps if n_timesteps is None else n_timesteps
+        guidance = self.config.guidance if guidance is None else guidance
+        mel = self.decoder.sample(noise, mask, mu, speaker, n_timesteps, guidance, one_batch)
+        return Mel(mel, frames)

@@ -1,0 +1,284 @@
+"""The speech decoder: text and TASTE embeddings in, speech units out (paper section 3.1, speech decoder).
+
+Text tokens and TASTE embeddings pass through an encoder each and are mixed by a learnt weighted sum. A causal
+transformer reads the prompt `[sos, speaker, fused_1 .. fused_N, task]` and continues it with units at 50 Hz.
+
+Axes: B batch, N text tokens, P = N + 3 prompt positions, U units, T = P + U positions, D width, V = n_units + 1
+classes (the last one ends the speech).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+
+from .config import UnitDecoderConfig
+from .errors import TasteError
+from .transformer import RelativeTransformer
+
+IGNORE = -1
+PADDING = -1.0  # value of padded input positions, as in the original; nothing attends to them
+
+# parts of the original names -> ours; everything else is called the same
+ORIGINAL_NAMES = {"fuse_encoded_audio_text_module.": "fusion.", ".norm1.": ".norm_mha.", ".norm2.": ".norm_ff."}
+
+
+@dataclass(frozen=True)
+class UnitPrediction:
+    """Teacher-forced prediction. logits: (B, T, V). labels: (B, T), -1 where nothing is predicted. loss: scalar."""
+
+    logits: torch.Tensor
+    labels: torch.Tensor
+    loss: torch.Tensor
+
+
+@dataclass(frozen=True)
+class GeneratedUnits:
+    """units: (B, U) int64, -1 after the end. lengths: (B,). ended: (B,) bool, False = cut at the length limit."""
+
+    units: torch.Tensor
+    lengths: torch.Tensor
+    ended: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How units are drawn, and how many.
+
+    Steps: temperature, the top_k best classes, of these the smallest set with probability top_p, then one draw.
+    `greedy` takes the best class and ignores the rest. The released code uses top_k = 25 and nothing else, the paper's
+    evaluation of TASTE top_k = 10.
+
+    Limits are counted from the prompt as in the original: at least min_ratio * P and at most max_ratio * P units,
+    where P = N + 3 includes the three special positions; min_units and max_units replace them by plain numbers.
+    """
+
+    top_k: int = 25
+    top_p: float = 1.0
+    temperature: float = 1.0
+    greedy: bool = False
+    min_ratio: float = 2.0
+    max_ratio: float = 20.0
+    min_units: int | None = None
+    max_units: int | None = None
+
+    def __post_init__(self):
+        if self.top_k < 1 or not 0 < self.top_p <= 1 or self.temperature <= 0:
+            raise TasteError("sampling needs top_k >= 1, 0 < top_p <= 1 and temperature > 0.")
+        if self.max_units is not None and self.max_units < max(1, self.min_units or 0):
+            raise TasteError("max_units must be at least 1 and not below min_units.")
+
+
+def label_smoothing_loss(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    """KL divergence to `1 - smoothing` on the label and the rest spread evenly, per labelled position.
+
+    logits: (..., V); labels: (...), -1 = ignored. With smoothing 0 this is the mean cross-entropy.
+    """
+    if smoothing == 0:
+        return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORE)
+    keep = labels != IGNORE
+    log_probs = logits[keep].float().log_softmax(dim=-1)  # (n, V)
+    target = torch.full_like(log_probs, smoothing / (log_probs.shape[-1] - 1))
+    target.scatter_(1, labels[keep][:, None], 1 - smoothing)
+    return F.kl_div(log_probs, target, reduction="sum") / keep.sum()
+
+
+def sample_units(
+    logits: torch.Tensor, ban_end: torch.Tensor, sampling: Sampling, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """One class per row. logits: (B, V), the last class ends the speech; ban_end: (B,) bool -> (B,).
+
+    The original redraws from its top-k set until the draw is not the end, which may take for ever. Removing the end
+    from the set after it was chosen gives the same distribution in one draw.
+    """
+    allowed = logits.float().clone()
+    allowed[ban_end, -1] = -torch.inf
+    best = allowed.argmax(dim=-1, keepdim=True)  # (B, 1)
+    if sampling.greedy:
+        return best[:, 0]
+    scores = logits.float() / sampling.temperature
+    order = scores.argsort(dim=-1, descending=True)
+    probs = scores.gather(1, order).softmax(dim=-1)
+    probs[:, sampling.top_k :] = 0
+    probs = probs / probs.sum(dim=-1, keepdim=True)
+    before = probs.cumsum(dim=-1) - probs  # (B, V) probability of everything better
+    probs = probs * (before < sampling.top_p)
+    kept = torch.zeros_like(scores).scatter(1, order, probs)  # (B, V) back in class order
+    kept[ban_end, -1] = 0
+    # dev: unit-end-redraw  the original loops for ever here; we take the best unit
+    nothing_left = kept.sum(dim=-1) == 0  # only the banned end was in the set
+    kept[nothing_left] = torch.zeros_like(kept).scatter(1, best, 1.0)[nothing_left]
+    return torch.multinomial(kept, 1, generator=generator)[:, 0]
+
+
+class WeightedSum(nn.Module):
+    """softmax(weights)[0] * audio + softmax(weights)[1] * text, balanced at the start."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(2))
+
+    def forward(self, audio: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        share = self.weights.softmax(dim=0)
+        return share[0] * audio + share[1] * text
+
+
+class UnitDecoder(nn.Module):
+    """Text encoder, audio encoder, fusion, and the language model over units."""
+
+    def __init__(self, config: UnitDecoderConfig):
+        super().__init__()
+        self.config = config
+        d_model = config.d_model
+        sizes = {
+            "d_model": d_model,
+            "n_heads": config.n_heads,
+            "d_ff": config.d_ff,
+            "causal": True,  # the encoders too: position i of text and audio sees 0 .. i
+            "dropout": config.dropout,
+            "position_dropout": config.position_dropout,
+        }
+        self.text_embedding = nn.Embedding(config.vocab_size, config.d_text)
+        self.text_encoder = RelativeTransformer(config.d_text, n_layers=config.n_text_layers, **sizes)
+        self.text_encoder_affine_layer = nn.Linear(d_model, d_model)
+        self.audio_embed_affine_layer = nn.Linear(config.d_taste, config.d_audio)
+        self.audio_token_encoder = RelativeTransformer(config.d_audio, n_layers=config.n_audio_layers, **sizes)
+        self.audio_token_encoder_affine_layer = nn.Linear(d_model, d_model)
+        self.fusion = WeightedSum()
+        self.spk_embed_affine_layer = nn.Linear(config.d_speaker, d_model)
+        self.llm_embedding = nn.Embedding(2, d_model)  # start of sequence, task
+        self.speech_embedding = nn.Embedding(config.n_units, d_model)
+        self.llm = RelativeTransformer(d_model, n_layers=config.n_layers, relu=True, **sizes)
+        self.llm_decoder = nn.Linear(d_model, config.n_units + 1)
+
+    @property
+    def end_of_speech(self) -> int:
+        return self.config.n_units
+
+    def fuse(
+        self, text_ids: torch.Tensor, text_lengths: torch.Tensor, taste_embeddings: torch.Tensor | None
+    ) -> torch.Tensor:
+        """text_ids: (B, N), text_lengths: (B,), taste_embeddings: (B, N, d_taste) or None = text only -> (B, N, D)."""
+        valid = torch.arange(text_ids.shape[1], device=text_ids.device) < text_lengths[:, None]  # (B, N)
+        text = self.text_encoder(self.text_embedding(text_ids.clamp(min=0)), valid)
+        text = self.text_encoder_affine_layer(text)  # (B, N, D)
+        if taste_embeddings is None:
+            return text
+        audio = self.audio_token_encoder(self.audio_embed_affine_layer(taste_embeddings), valid)
+        audio = self.audio_token_encoder_affine_layer(audio)  # (B, N, D)
+        return self.fusion(audio, text)
+
+    def prompts(
+        self,
+        text_ids: torch.Tensor,
+        text_lengths: torch.Tensor,
+        speaker_embedding: torch.Tensor,
+        taste_embeddings: torch.Tensor | None,
+    ) -> list[torch.Tensor]:
+        """`[sos, speaker, fused_1 .. fused_N, task]` of every sample: B tensors (P, D)."""
+        fused = self.fuse(text_ids, text_lengths, taste_embeddings)
+        speaker = self.spk_embed_affine_layer(F.normalize(speaker_embedding, dim=-1)).to(fused)  # (B, D)
+        sos, task = self.llm_embedding.weight.to(fused)
+        return [
+            torch.cat((sos[None], speaker[i, None], fused[i, :n], task[None]))  # (P, D)
+            for i, n in enumerate(text_lengths.tolist())
+        ]
+
+    def forward(
+        self,
+        text_ids: torch.Tensor,
+        text_lengths: torch.Tensor,
+        units: torch.Tensor,
+        unit_lengths: torch.Tensor,
+        speaker_embedding: torch.Tensor,
+        taste_embeddings: torch.Tensor | None = None,
+        text_only: bool = False,
+    ) -> UnitPrediction:
+        """Teacher forcing: predict every unit, and the end, from the prompt and the units before it.
+
+        text_ids (B, N), units (B, U): padded with anything beyond text_lengths (B,) and unit_lengths (B,).
+        speaker_embedding: (B, d_speaker). taste_embeddings: (B, N, d_taste), one vector per text token.
+        text_only: leave the audio branch out (the paper's text-only baseline).
+        """
+        prompts = self.prompts(text_ids, text_lengths, speaker_embedding, self._audio(taste_embeddings, text_only))
+        embedded = self.speech_embedding(units.clamp(min=0)).to(prompts[0])  # (B, U, D)
+        lengths = unit_lengths.tolist()
+        sequences = [torch.cat((p, e[:n])) for p, e, n in zip(prompts, embedded, lengths, strict=True)]  # (T, D)
+        labels = []
+        for prompt, row, n in zip(prompts, units, lengths, strict=True):
+            # the task position, last of the prompt, predicts the first unit
+            silent = row.new_full((len(prompt) - 1,), IGNORE)
+            labels.append(torch.cat((silent, row[:n], row.new_full((1,), self.end_of_speech))))  # (T,)
+        labels = pad_sequence(labels, batch_first=True, padding_value=IGNORE).long()  # (B, T)
+        x = pad_sequence(sequences, batch_first=True, padding_value=PADDING)  # (B, T, D)
+        total = torch.tensor([len(sequence) for sequence in sequences], device=x.device)
+        valid = torch.arange(x.shape[1], device=x.device) < total[:, None]  # (B, T)
+        logits = self.llm_decoder(self.llm(x, valid))  # (B, T, V)
+        return UnitPrediction(logits, labels, label_smoothing_loss(logits, labels, self.config.label_smoothing))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        text_ids: torch.Tensor,
+        text_lengths: torch.Tensor,
+        speaker_embedding: torch.Tensor,
+        taste_embeddings: torch.Tensor | None = None,
+        text_only: bool = False,
+        sampling: Sampling | None = None,
+        generator: torch.Generator | None = None,
+    ) -> GeneratedUnits:
+        """Units for a batch of prompts of any lengths; arguments as in `forward`. Call in eval mode.
+
+        Prompts are padded on the left, so that the distance between two positions is the same in every row and
+        each row gets what it would get alone. Raises TasteError when a text is empty.
+        """
+        if text_lengths.min() < 1:
+            raise TasteError("there is no text to speak; give at least one token per utterance.")
+        sampling = sampling or Sampling()
+        prompts = self.prompts(text_ids, text_lengths, speaker_embedding, self._audio(taste_embeddings, text_only))
+        sizes = torch.tensor([len(prompt) for prompt in prompts], device=text_ids.device)  # (B,) P
+        x = pad_sequence(prompts, batch_first=True, padding_value=PADDING, padding_side="left")  # (B, P, D)
+        valid = torch.arange(x.shape[1], device=x.device) >= x.shape[1] - sizes[:, None]  # (B, P)
+        shortest = _limit(sampling.min_units, sampling.min_ratio, sizes)  # (B,)
+        longest = _limit(sampling.max_units, sampling.max_ratio, sizes)  # (B,)
+
+        caches = self.llm.new_caches()
+        one = valid.new_ones(len(prompts), 1)
+        drawn = []
+        ended = valid.new_zeros(len(prompts))
+        lengths = torch.zeros_like(longest)
+        for step in range(int(longest.max())):
+            logits = self.llm_decoder(self.llm(x, valid, caches)[:, -1])  # (B, V)
+            token = sample_units(logits, step < shortest, sampling, generator)  # (B,)
+            running = ~ended & (step < longest)
+            ended = ended | (running & (token == self.end_of_speech))
+            running = running & ~ended
+            lengths = lengths + running
+            drawn.append(torch.where(running, token, IGNORE))
+            if not (running & (step + 1 < longest)).any():
+                break
+            x = self.speech_embedding(token.clamp(max=self.end_of_speech - 1))[:, None].to(x)  # (B, 1, D)
+            valid = torch.cat((valid, one), dim=1)
+        units = torch.stack(drawn, dim=1)[:, : int(lengths.max())]  # (B, U)
+        return GeneratedUnits(units, lengths, ended)
+
+    @staticmethod
+    def _audio(taste_embeddings: torch.Tensor | None, text_only: bool) -> torch.Tensor | None:
+        if text_only:
+            return None
+        if taste_embeddings is None:
+            raise TasteError("the unit decoder needs TASTE embeddings; pass them, or text_only=True.")
+        return taste_embeddings
+
+
+def _limit(units: int | None, ratio: float, prompt_sizes: torch.Tensor) -> torch.Tensor:
+    return (prompt_sizes * ratio).long() if units is None else torch.full_like(prompt_sizes, units)
+
+
+def rename_original(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Original names without the leading `speech_decoder.` -> ours."""
+    for theirs, ours in ORIGINAL_NAMES.items():
+        weights = {key.replace(theirs, ours): value for key, value in weights.items()}
+    return weights
