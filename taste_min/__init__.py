@@ -21,6 +21,7 @@ _HOME = {
     "Vocoder": "vocoder",
     "Taste": "tokenizer",
     "TasteTokens": "tokenizer",
+    "Taslm": "taslm",
 }
 __all__ = ["__version__", *_HOME]
 
