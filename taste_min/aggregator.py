@@ -33,8 +33,9 @@ def pool_words(hidden_states: torch.Tensor, word_ids: torch.Tensor, lengths: tor
     """Replace every token by the mean over its word; positions at or beyond `lengths` are left as they are.
 
     hidden_states: (B, N, D); word_ids: (B, N), equal for the tokens of one word; lengths: (B,).
-    Padding never takes part, also not in one-word utterances of a padded batch.  dev: word-pooling
+    Padding never takes part, also not in one-word utterances of a padded batch.
     """
+    # dev: word-pooling  the original lets padding, which has word id 0, into word 0
     real = torch.arange(word_ids.shape[1], device=word_ids.device) < lengths[:, None]  # (B, N)
     same_word = (word_ids[:, :, None] == word_ids[:, None, :]) & real[:, :, None] & real[:, None, :]  # (B, N, N)
     weights = same_word.to(hidden_states.dtype)
@@ -60,18 +61,23 @@ class Attention(nn.Module):
         values: torch.Tensor,
         causal: bool = False,
         need_weights: bool = False,
+        key_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """queries (B, N, D), keys and values (B, T, D) -> (B, N, D), and the probabilities (B, H, N, T) on request."""
+        """queries (B, N, D), keys and values (B, T, D) -> (B, N, D), and the probabilities (B, H, N, T) on request.
+
+        key_mask: (B, 1, 1, T), False = a key that nothing may attend to.
+        """
         q, k, v = (
             projection(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, N or T, D/H)
             for projection, x in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
         )
         if need_weights:  # the same attention, written out
             assert not causal, "maps are for cross-attention"
-            weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(dim=-1)  # (B, H, N, T)
+            scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)  # (B, H, N, T)
+            weights = (scores if key_mask is None else scores.masked_fill(~key_mask, -torch.inf)).softmax(dim=-1)
             mixed = weights @ v
         else:
-            weights, mixed = None, F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+            weights, mixed = None, F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, is_causal=causal)
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), weights  # (B, N, D)
 
 
@@ -89,11 +95,17 @@ class AggregatorLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.d_model)
 
     def forward(
-        self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, need_weights: bool
+        self,
+        x: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        need_weights: bool,
+        key_mask: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         y = self.self_attn_layer_norm(x)
         x = x + self.self_attn(y, y, y, causal=True)[0]
-        attended, weights = self.encoder_attn(self.encoder_attn_layer_norm(x), keys, values, need_weights=need_weights)
+        y = self.encoder_attn_layer_norm(x)
+        attended, weights = self.encoder_attn(y, keys, values, need_weights=need_weights, key_mask=key_mask)
         x = x + attended
         return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x)))), weights
 
@@ -130,22 +142,30 @@ class Aggregator(nn.Module):
         keys: torch.Tensor,
         values: torch.Tensor,
         need_attention: bool = False,
+        key_lengths: torch.Tensor | None = None,
     ) -> AggregatorOutput:
         """token_ids, word_ids: (B, N), padded with anything; lengths: (B,) real tokens; keys, values: (B, T, D).
 
+        key_lengths: (B,) encoder frames that may be attended to; without it all of them, as in the original.
+
         Padded tokens cannot reach real ones (self-attention is causal) and carry meaningless vectors. For the same
-        reason the end-of-text token, which the original appends and drops again, is left out.  dev: no-eos
+        reason the end-of-text token, which the original appends and drops again, is left out.
         Raises TasteError when prefix and text exceed the position table.
         """
+        # dev: no-eos
         prefix = torch.tensor(self.config.prefix, device=token_ids.device).expand(len(token_ids), -1)  # (B, P)
         ids = torch.cat([prefix, token_ids], dim=1)  # (B, P + N)
         if ids.shape[1] + 1 > self.config.n_positions:
             limit = self.config.n_positions - prefix.shape[1] - 1
             raise TasteError(f"the text has {token_ids.shape[1]} tokens, the limit is {limit}; use shorter segments.")
         x = self.embed_tokens(ids) + self.embed_positions.weight[: ids.shape[1]]
+        key_mask = None
+        if key_lengths is not None:
+            frames = torch.arange(keys.shape[1], device=keys.device)
+            key_mask = (frames < key_lengths[:, None])[:, None, None]  # (B, 1, 1, T)
         maps = []
         for layer in self.layers:
-            x, weights = layer(x, keys, values, need_attention)
+            x, weights = layer(x, keys, values, need_attention, key_mask)
             if need_attention:
                 maps.append(weights[:, :, prefix.shape[1] :])  # (B, H, N, T)
         hidden_states = self.layer_norm(x)[:, prefix.shape[1] :]  # (B, N, D)

@@ -21,8 +21,11 @@ from .pronounce import pronounce, spoken_form
 
 SAMPLE_RATE = 16_000  # Hz
 FAST = 20  # letters per second of recording above which the finer frame step comes first
-# (frames per second, log10 of the search beam): the usual setting first, then finer steps and wider searches
-SETTINGS = ((100, -48), (160, -48), (160, -100), (200, -100), (250, -100))
+# (frames per second, log10 of the search beam), tried in turn. A wider beam is not safer: the search then more often
+# ends in the middle of the text, which counts as a failure here.
+SETTINGS = ((100, -48), (160, -48), (200, -48), (100, -100))
+# The search needs room and a noise floor at both ends; digital silence or a tight cut makes it lose the last words.
+MARGIN, NOISE = 0.3, 1e-4  # seconds, amplitude
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,6 @@ def _decoder(frame_rate: int, beam: int):
     except ImportError as error:
         raise TasteError("word alignment needs pocketsphinx; run `pip install pocketsphinx`.") from error
     width = 10.0**beam
-    # Only whole recordings are aligned, so the cepstral mean comes from the recording itself and nothing carries over.
     return Decoder(lm=None, loglevel="FATAL", frate=frame_rate, cmn="batch", beam=width, pbeam=width)
 
 
@@ -66,6 +68,7 @@ def _segments(samples: bytes, words: list[str], frame_rate: int, beam: int) -> l
     for word in set(words):
         if decoder.lookup_word(word) is None:
             decoder.add_word(word, pronounce(word, decoder.lookup_word), True)
+    decoder.reinit_feat()  # forget the noise level of the recording before
     decoder.set_align_text(" ".join(words))
     decoder.start_utt()
     decoder.process_raw(samples, no_search=False, full_utt=True)
@@ -75,7 +78,10 @@ def _segments(samples: bytes, words: list[str], frame_rate: int, beam: int) -> l
     spoken = [segment for segment in decoder.seg() if segment.word[0] not in "<["]  # neither silence nor noise
     if [segment.word.split("(")[0] for segment in spoken] != words:
         return None
-    return [(segment.start_frame / frame_rate, (segment.end_frame + 1) / frame_rate) for segment in spoken]
+    return [
+        (round(s.start_frame / frame_rate - MARGIN, 4), round((s.end_frame + 1) / frame_rate - MARGIN, 4))
+        for s in spoken
+    ]
 
 
 def align(wav, text: str, sample_rate: int = SAMPLE_RATE) -> list[Word]:
@@ -97,20 +103,23 @@ def align(wav, text: str, sample_rate: int = SAMPLE_RATE) -> list[Word]:
     flat = [part for parts in spoken for part in parts]
     if not flat:
         raise TasteError("the text has no words to align; give the transcript of the recording.")
-    samples = (wav.clip(-1, 1) * 32767).astype(np.int16).tobytes()
-    letters_per_second = sum(map(len, flat)) / (len(wav) / SAMPLE_RATE)
+    padded = np.pad(wav, round(MARGIN * SAMPLE_RATE))
+    padded += np.random.default_rng(0).normal(0, NOISE, len(padded)).astype(np.float32)
+    samples = (padded.clip(-1, 1) * 32767).astype(np.int16).tobytes()
+    seconds = len(wav) / SAMPLE_RATE
+    letters_per_second = sum(map(len, flat)) / seconds
     for frame_rate, beam in SETTINGS[letters_per_second > FAST :]:
         times = _segments(samples, flat, frame_rate, beam)
         if times is not None:
             break
     else:
         raise TasteError(
-            f"the text of {len(written)} words does not fit the recording of {len(wav) / SAMPLE_RATE:.1f} s; "
+            f"the text of {len(written)} words does not fit the recording of {seconds:.1f} s; "
             "check that text and recording belong together and that the text is complete."
         )
     words, at, clock = [], 0, 0.0
     for word, parts in zip(written, spoken, strict=True):
         start, end = (times[at][0], times[at + len(parts) - 1][1]) if parts else (clock, clock)
-        words.append(Word(word, start, end))
+        words.append(Word(word, min(max(start, 0.0), seconds), min(max(end, 0.0), seconds)))
         at, clock = at + len(parts), end
     return words

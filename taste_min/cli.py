@@ -8,6 +8,7 @@ import json
 import sys
 from dataclasses import asdict
 
+from . import train_command
 from .errors import TasteError
 
 
@@ -42,6 +43,18 @@ def encode(args) -> int:
     return 0
 
 
+def corpus(args) -> int:
+    """Build the synthetic mini corpus: speech, text and word times."""
+    from . import corpus_build
+
+    return corpus_build.command(args)
+
+
+def train(args) -> int:
+    """Train one stage: units, features, text_only, no_vq, vq, flow, vocoder."""
+    return train_command.command(args)
+
+
 def parity(args) -> int:
     """Compare every golden tensor in a folder with this package."""
     from . import parity
@@ -68,6 +81,19 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--convert", action="store_true", help="average channels and resample a higher rate to 16 kHz")
     p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(run=encode)
+
+    p = sub.add_parser("corpus", help=corpus.__doc__)
+    actions = p.add_subparsers(dest="action", required=True, metavar="ACTION")
+    p = actions.add_parser("build", help="make the utterances that are missing; an interrupted build continues")
+    p.add_argument("--hours", type=float, default=7.0, help="size of the corpus (default: 7)")
+    p.add_argument("--out", required=True, help="folder for audio/ and manifest.tsv")
+    p.add_argument("--workers", type=int, default=1, help="parallel processes (default: 1)")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    p.set_defaults(run=corpus)
+
+    p = sub.add_parser("train", help=train.__doc__)
+    train_command.add_arguments(p)
+    p.set_defaults(run=train)
 
     p = sub.add_parser("parity", help=parity.__doc__)
     p.add_argument("folder", help="folder with *.safetensors golden files")

@@ -16,13 +16,12 @@ _TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety"
 _RULES = """
 tion$:SH.AH.N tions$:SH.AH.N.Z sion$:ZH.AH.N cious$:SH.AH.S tious$:SH.AH.S ture$:CH.ER ought:AO.T aught:AO.T eigh:EY
 igh:AY tch:CH dge:JH sch:SH que$:K ous$:AH.S ing$:IH.NG ings$:IH.NG.Z ble$:B.AH.L ple$:P.AH.L tle$:T.AH.L dle$:D.AH.L
-gle$:G.AH.L cle$:K.AH.L kle$:K.AH.L fle$:F.AH.L ear:IH.R air:EH.R are$:EH.R ore$:AO.R ire$:AY.ER
-ch:CH sh:SH th:TH ph:F wh:W gh:G ck:K ng:NG ^kn:N ^wr:R ^ps:S qu:K.W mb$:M ea:IY ee:IY ie$:IY ies$:IY.Z ei:EY
-ai:EY ay:EY oa:OW oo:UW ou:AW ow:OW oi:OY oy:OY au:AO aw:AO ew:UW ey$:IY ia:IY.AH io:IY.OW ue$:UW
-ar:AA.R er:ER ir:ER or:AO.R ur:ER bb:B cc:K dd:D ff:F gg:G ll:L mm:M nn:N pp:P rr:R ss:S tt:T zz:Z
-a(?=[b-z]e$):EY e(?=[b-z]e$):IY i(?=[b-z]e$):AY o(?=[b-z]e$):OW u(?=[b-z]e$):UW e$: es$:Z ed$:D c(?=[eiy]):S
-g(?=[ei]):JH ^y:Y y$:IY a$:AH o$:OW i$:IY u$:UW ^x:Z a:AE b:B c:K d:D e:EH f:F g:G h:HH i:IH j:JH k:K l:L m:M n:N o:AA p:P
-q:K r:R s:S t:T u:AH v:V w:W x:K.S y:IH z:Z
+gle$:G.AH.L cle$:K.AH.L kle$:K.AH.L fle$:F.AH.L ear:IH.R air:EH.R are$:EH.R ore$:AO.R ire$:AY.ER ch:CH sh:SH th:TH
+ph:F wh:W gh:G ck:K ng:NG ^kn:N ^wr:R ^ps:S qu:K.W mb$:M ea:IY ee:IY ie$:IY ies$:IY.Z ei:EY ai:EY ay:EY oa:OW oo:UW
+ou:AW ow:OW oi:OY oy:OY au:AO aw:AO ew:UW ey$:IY ia:IY.AH io:IY.OW ue$:UW ar:AA.R er:ER ir:ER or:AO.R ur:ER bb:B cc:K
+dd:D ff:F gg:G ll:L mm:M nn:N pp:P rr:R ss:S tt:T zz:Z a(?=[b-z]e$):EY e(?=[b-z]e$):IY i(?=[b-z]e$):AY o(?=[b-z]e$):OW
+u(?=[b-z]e$):UW e$: es$:Z ed$:D c(?=[eiy]):S g(?=[ei]):JH ^y:Y y$:IY a$:AH o$:OW i$:IY u$:UW ^x:Z a:AE b:B c:K d:D
+e:EH f:F g:G h:HH i:IH j:JH k:K l:L m:M n:N o:AA p:P q:K r:R s:S t:T u:AH v:V w:W x:K.S y:IH z:Z
 """
 ONES, TENS = _ONES.split(), _TENS.split()
 RULES = [

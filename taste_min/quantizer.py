@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from .config import RVQConfig
@@ -55,6 +56,8 @@ class Codebook(nn.Module):
         n_codes = len(self.embed)
         rows = torch.randperm(len(x)) if len(x) >= n_codes else torch.randint(len(x), (n_codes,))
         self.embed.copy_(x[rows[:n_codes].to(x.device)])
+        if dist.is_initialized():
+            dist.broadcast(self.embed, src=0)  # every process starts from the rows of the first one
         for _ in range(self.kmeans_iters):
             sums, counts = self._assign(x, self.nearest(x))
             means = sums / counts.clamp(min=1)[:, None]
@@ -74,9 +77,12 @@ class Codebook(nn.Module):
         self.embed.copy_(self.embed_avg / smoothed[:, None])
 
     def _assign(self, x: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum (K, d) and number (K,) of the vectors assigned to each code."""
+        """Sum (K, d) and number (K,) of the vectors assigned to each code, over all training processes."""
         sums = torch.zeros_like(self.embed).index_add_(0, codes, x)
         counts = torch.bincount(codes, minlength=len(self.embed)).to(x)
+        if dist.is_initialized():
+            dist.all_reduce(sums)
+            dist.all_reduce(counts)
         return sums, counts
 
 

@@ -67,6 +67,15 @@ def resolve_profile(profile: str, has_gpu: bool) -> tuple[str, str]:
     return profile, reason
 
 
+def resolve_dtype(capability: tuple[int, int] | None) -> tuple[str, str]:
+    """CUDA compute capability, None on the CPU -> (name of the number format, reason)."""
+    if capability is None:
+        return "float32", "exact and fast enough here"
+    if capability >= (8, 0):
+        return "bfloat16", "native on this GPU"
+    return "float32", "this GPU only emulates bfloat16"  # a T4 is 7.5
+
+
 def settings(name: str, profile: str, path: Path | None = None) -> Settings:
     """Values of notebook `name` in `profile`: the defaults, then the notebook's own; smoke, then gpu, then full on top.
 
@@ -163,6 +172,7 @@ class Run:
     settings: Settings
     metrics: dict[str, Metric] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
+    started_cpu: float = field(default_factory=time.process_time)
 
     def metric(self, name, value, unit, kind="measured", paper=None, source=None) -> int | float:
         """Collect one number and return it as a Python int or float.
@@ -204,6 +214,7 @@ class Run:
             "dtype": str(self.dtype).removeprefix("torch."),
             "versions": versions(),
             "wall_seconds": round(time.perf_counter() - self.started, 3),
+            "cpu_seconds": round(time.process_time() - self.started_cpu, 3),  # of all threads
             "peak_memory_mb": round(peak_memory_mb(), 1),
             "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated(self.device) / 1e6, 1) if on_gpu else None,
             "metrics": {name: metric._asdict() for name, metric in self.metrics.items()},
@@ -234,15 +245,15 @@ def start(name: str, profile: str = "auto", seed: int = 0) -> Run:
     The smoke profile always uses the CPU, so its numbers do not depend on the machine having a GPU.
     Raises TasteError for an unknown profile.
     """
-    started = time.perf_counter()
+    started, started_cpu = time.perf_counter(), time.process_time()
     import torch
 
     has_gpu = torch.cuda.is_available()
     profile, why = resolve_profile(profile, has_gpu)
     device = torch.device("cuda" if has_gpu and profile != "smoke" else "cpu")
-    dtype, why_dtype = torch.float32, "exact and fast enough here"
-    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:  # a T4 (7.5) only emulates bfloat16
-        dtype, why_dtype = torch.bfloat16, "native on this GPU"
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    dtype, why_dtype = resolve_dtype(capability)
     seed_everything(seed)
-    print(f"{name}: profile {profile} ({why}), device {device.type}, {str(dtype)[6:]} ({why_dtype}), seed {seed}")
-    return Run(name, profile, seed, device, dtype, settings(name, profile), started=started)
+    print(f"{name}: profile {profile} ({why}), device {device.type}, {dtype} ({why_dtype}), seed {seed}")
+    values = settings(name, profile)
+    return Run(name, profile, seed, device, getattr(torch, dtype), values, started=started, started_cpu=started_cpu)

@@ -34,8 +34,8 @@ class TokenizedText:
 
 
 def split_words(text: str) -> list[str]:
-    """Split on white space; repeated spaces make no empty word.  dev: no-empty-words"""
-    return text.split()
+    """Split on white space; repeated spaces make no empty word."""
+    return text.split()  # dev: no-empty-words
 
 
 def tokenize(tokenizer: Tokenizer, words: list[str]) -> TokenizedText:

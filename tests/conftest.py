@@ -1,6 +1,9 @@
 """Fixtures shared by all tests."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,3 +20,32 @@ def parity_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder with golden tensors; set TASTE_MIN_PARITY to run the parity tests")
     return folder
+
+
+def pytest_collection_modifyitems(items):
+    """Quick tests first: those that need executed notebooks or built pages come last."""
+    items.sort(key=lambda item: item.get_closest_marker("notebooks") is not None)
+
+
+def _run_tool(config, *command: str) -> None:
+    """Run one of the tools with its progress visible; it does nothing when its inputs have not changed."""
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(flush=True)
+        done = subprocess.run([sys.executable, ROOT / "tools" / command[0], *command[1:]], cwd=ROOT)
+    if done.returncode:
+        pytest.fail(f"tools/{' '.join(command)} failed; its messages are above", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def smoke_results(pytestconfig) -> dict[str, dict]:
+    """What the notebooks recorded with profile smoke; runs those that have changed since their last run."""
+    _run_tool(pytestconfig, "execute.py", "--profile", "smoke")
+    files = sorted((ROOT / "results" / "smoke").glob("*.json"))
+    return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+@pytest.fixture(scope="session")
+def html_dir(pytestconfig, smoke_results) -> Path:
+    """The built pages; builds them when something has changed."""
+    _run_tool(pytestconfig, "build_html.py")
+    return ROOT / "_build" / "html"

@@ -1,8 +1,6 @@
 """Place the codebooks of the mini preset by k-means on word vectors of the (synthetic) mini corpus; nothing is trained.
 
-The aggregator is Whisper's decoder as initialised. `project_in` becomes the leading principal components of its word
-vectors and `project_out` their transpose, so that codes can be compared with vectors from the start.
-  dev: rvq-pca-init
+The aggregator is Whisper's decoder as initialised.
 
     python tools/init_quantizer.py MANIFEST [--words 20000] [--seed 0]
 """
@@ -13,14 +11,15 @@ from dataclasses import replace
 
 import torch
 from safetensors.torch import save_file
-from taste_min.corpus import load_manifest
 from tqdm import tqdm
 
 from taste_min import assets, config
 from taste_min.aggregator import Aggregator
 from taste_min.asr import SpeechRecognizer
 from taste_min.audio import read_audio
+from taste_min.corpus import load_manifest
 from taste_min.encoder import WhisperEncoder
+from taste_min.objectives import start_quantizer
 from taste_min.quantizer import ResidualVQ
 from taste_min.repro import commit, seed_everything
 from taste_min.tokenizer import CHECKPOINTS, Taste
@@ -29,7 +28,7 @@ from taste_min.tokenizer import CHECKPOINTS, Taste
 def word_vectors(taste: Taste, utterances: list, n_words: int) -> torch.Tensor:
     """Aggregator output of one token per word, from as many utterances as it takes: (n_words, D)."""
     vectors = []
-    for utterance in tqdm(utterances):
+    for utterance in tqdm(utterances, mininterval=10):
         tower = taste.look_inside(read_audio(utterance.audio, convert=True), utterance.text)
         ids = tower.text.word_ids
         first = torch.cat([torch.tensor([True]), ids[1:] != ids[:-1]])
@@ -57,14 +56,8 @@ def main() -> None:
     train = [utterance for utterance in load_manifest(args.manifest) if utterance.split == "train"]
     order = torch.randperm(len(train)).tolist()
     vectors = word_vectors(taste, [train[i] for i in order], args.words)
-    mean = vectors.mean(dim=0)
-    _, _, components = torch.linalg.svd(vectors - mean, full_matrices=False)
-    axes = components[: preset.rvq.codebook_dim]  # (d, D)
     with torch.no_grad():
-        quantizer.project_in.weight.copy_(axes)
-        quantizer.project_in.bias.copy_(-axes @ mean)
-        quantizer.project_out.weight.copy_(axes.T)
-        quantizer.project_out.bias.copy_(mean)
+        start_quantizer(quantizer, vectors, n_batches=1)
         result = quantizer.train()(vectors[None])
 
     folder = CHECKPOINTS / "mini"
@@ -72,7 +65,7 @@ def main() -> None:
     # Half precision for the weights; the moving averages start again from them.
     weights = {name: tensor.half().contiguous() for name, tensor in quantizer.state_dict().items()}
     save_file(weights, folder / "quantizer.safetensors")
-    left = (result.quantized[0] - vectors).square().sum() / (vectors - mean).square().sum()
+    left = (result.quantized[0] - vectors).square().sum() / (vectors - vectors.mean(dim=0)).square().sum()
     manifest = {
         "stage": "codebooks by k-means, nothing trained",
         "data": "mini corpus (synthetic speech), split train",

@@ -1,0 +1,176 @@
+"""Frozen features, computed once: what every training stage reads instead of audio (paper section 4.1).
+
+The Whisper encoder, the unit tokenizer and the speaker encoder never change, so their outputs are stored: one
+safetensors file per 32 utterances. A file appears whole or not at all, so that a run that was killed continues where
+it stopped, and several processes share the work by taking every n-th file.
+
+Axes: S samples, N text tokens, T encoder frames, U units, F mel frames, D width.
+"""
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchaudio
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from .audio import HOP, SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, log_mel, read_audio, vocoder_mel
+from .encoder import WhisperEncoder
+from .errors import TasteError
+from .pitch import mel_pitch
+from .shards import SHARD, read_shard_rows, write_shard
+from .speaker import GE2E, load_speaker_encoder
+from .text import load_tokenizer, split_words, tokenize
+from .units import MiniUnits
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One line of a corpus manifest: a mono recording at 22.05 kHz and its transcript."""
+
+    id: str
+    audio: Path
+    text: str
+    speaker: str
+    split: str
+    seconds: float
+    style: str
+
+
+def read_manifest(folder: str | Path) -> list[Utterance]:
+    """Read `manifest.tsv` (columns id, audio, text, speaker, split, seconds, maybe style) of a corpus folder.
+
+    Paths of recordings count from the folder. Raises TasteError when the manifest is missing or has no such columns.
+    """
+    path = Path(folder) / "manifest.tsv"
+    if not path.is_file():
+        raise TasteError(f"there is no manifest.tsv in {folder}; make a corpus first or name its folder.")
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [
+                Utterance(
+                    row["id"],
+                    path.parent / row["audio"],
+                    row["text"],
+                    row["speaker"],
+                    row["split"],
+                    float(row["seconds"]),
+                    row.get("style", ""),
+                )
+                for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise TasteError(f"{path} needs the columns id, audio, text, speaker, split and seconds ({error}).") from error
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """The frozen networks, and which encoder layers to keep besides the last one."""
+
+    encoder: WhisperEncoder
+    tokenizer: Tokenizer
+    units: MiniUnits
+    speaker: GE2E
+    layers: tuple[int, ...] = (2,)
+
+    @classmethod
+    def mini(cls, units: MiniUnits, layers: Sequence[int] | None = None) -> "FeatureExtractor":
+        """The networks of the mini preset. layers: encoder layers to keep, default the preset's tap."""
+        from .assets import fetch
+        from .config import mini
+        from .ct2 import load_whisper
+
+        config, folder = mini().encoder, fetch("whisper-tiny-en")
+        encoder = WhisperEncoder(config)
+        encoder.encoder.load_state_dict(load_whisper(folder).model.encoder.state_dict())
+        layers = tuple(layers or (config.shallow_layer,))
+        return cls(encoder, load_tokenizer(folder), units, load_speaker_encoder(), layers)
+
+    @torch.no_grad()
+    def extract(self, wav: torch.Tensor, text: str) -> dict[str, torch.Tensor]:
+        """wav: (S,) at 22.05 kHz, at most 30 s; text: its transcript. Returns
+
+        token_ids, word_ids (N,); last, hidden_<l> (T, D) float16 with T = ceil(50 * seconds); units (U,);
+        speaker_embedding (256,); mel (80, F), f0 (F,) in Hz, wav (256 F,) int16.
+        Raises TasteError for unusable audio, no words, or more than 30 s.
+        """
+        if len(wav) > WINDOW_SECONDS * VOCODER_RATE:
+            raise TasteError(
+                f"a recording lasts {len(wav) / VOCODER_RATE:.1f} s; cut the corpus at {WINDOW_SECONDS} s."
+            )
+        words = tokenize(self.tokenizer, split_words(text))
+        low = torchaudio.functional.resample(wav, VOCODER_RATE, SAMPLE_RATE)
+        # Three times as fast; word vectors of the untrained aggregator move by less than 1 %.
+        # dev: bf16-features
+        with torch.autocast("cpu", torch.bfloat16):
+            states = self.encoder(log_mel(low, self.encoder.config.n_mels)[None], all_layers=True)
+        # Only the frames that the recording reaches into. The rest of the 30 s window is padding, and before training
+        # it draws two thirds of the attention in the first aggregator layer.
+        # dev: trimmed-keys
+        n_frames = -(-len(low) // (2 * HOP))
+        mel = vocoder_mel(wav)  # (80, F)
+        features = {
+            "token_ids": words.token_ids.int(),
+            "word_ids": words.word_ids.int(),
+            "last": states.last[0, :n_frames],
+            **{f"hidden_{layer}": states.hidden_states[layer][0, :n_frames] for layer in self.layers},
+            "units": self.units.encode(low).short(),
+            "speaker_embedding": self.speaker.speaker_embedding(low),
+            "mel": mel,
+            "f0": mel_pitch(wav),
+            "wav": (wav[: mel.shape[1] * 256].clamp(-1, 1) * 32767).short(),
+        }
+        return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in features.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the units and the layers, so that a cache made with others is not taken for this one."""
+        return hashlib.sha256(self.units.centroids.numpy().tobytes() + str(self.layers).encode()).hexdigest()[:16]
+
+
+def build(
+    utterances: Sequence[Utterance],
+    extractor: FeatureExtractor,
+    folder: Path,
+    worker: int = 0,
+    n_workers: int = 1,
+    progress: bool = True,
+) -> int:
+    """Write the features of all utterances to `folder`; files that are already there and fit are kept.
+
+    worker, n_workers: this process writes file i where i % n_workers == worker. Returns the number of files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = 0
+    shards = range(0, len(utterances), SHARD)
+    for number in tqdm(range(worker, len(shards), n_workers), desc="features", unit="file", disable=not progress):
+        part = utterances[number * SHARD : (number + 1) * SHARD]
+        path = folder / f"features-{number:05d}.safetensors"
+        if path.is_file() and _fits(path, part, extractor.fingerprint):
+            continue
+        features = [extractor.extract(read_audio(u.audio, VOCODER_RATE), u.text) for u in part]
+        rows = [_row(u, f) for u, f in zip(part, features, strict=True)]
+        write_shard(path, rows, features, extractor.fingerprint)
+        written += 1
+    return written
+
+
+def _row(utterance: Utterance, features: dict[str, torch.Tensor]) -> dict:
+    """What the loader must know before it opens the tensors."""
+    lengths = {
+        "n_tokens": len(features["token_ids"]),
+        "n_frames": len(features["last"]),
+        "n_units": len(features["units"]),
+        "n_mels": features["mel"].shape[1],
+    }
+    names = ("id", "split", "speaker", "style", "seconds", "text")
+    return {name: getattr(utterance, name) for name in names} | lengths
+
+
+def _fits(path: Path, part: Sequence[Utterance], fingerprint: str) -> bool:
+    rows, theirs = read_shard_rows(path)
+    return theirs == fingerprint and [(r["id"], r["text"]) for r in rows] == [(u.id, u.text) for u in part]

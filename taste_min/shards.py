@@ -1,0 +1,34 @@
+"""The files of the feature cache: tensors of a few utterances, their manifest rows in the metadata."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .errors import TasteError
+
+SHARD = 32  # utterances per file
+
+
+def write_shard(path: Path, rows: Sequence[dict], features: Sequence[dict[str, torch.Tensor]], fingerprint: str):
+    """One file: tensors `<position>.<name>`, and the manifest rows in the metadata. Written whole or not at all."""
+    tensors = {f"{i}.{name}": tensor for i, f in enumerate(features) for name, tensor in f.items()}
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    save_file(tensors, str(partial), metadata={"rows": json.dumps(list(rows)), "fingerprint": fingerprint})
+    os.replace(partial, path)
+
+
+def read_shard_rows(path: Path) -> tuple[list[dict], str]:
+    """Manifest rows and fingerprint of a file. Raises TasteError when it is damaged."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            meta = file.metadata()
+            return json.loads(meta["rows"]), meta["fingerprint"]
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise TasteError(
+            f"{path} is not a feature file; delete it and run `taste-min train features` again."
+        ) from error

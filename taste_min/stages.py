@@ -1,0 +1,106 @@
+"""The training stages and their settings, as data: what is learnt, from which stage it starts, how long and how fast.
+
+Paper: Adam, lr 1.6e-4, warm-up 5,000 steps, 160 s of audio per GPU and batch, five epochs on 40,000 h. The mini preset
+sees a few hours of speech on two CPU cores, hence smaller batches, a larger rate and a cosine to the end.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from .config import DiscriminatorConfig, TasteConfig
+from .objectives import TokenizerObjective
+from .objectives_wave import FlowObjective, VocoderObjective
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How one stage is trained. A step averages the gradients of `micro_batches`, shared out over the processes."""
+
+    steps: int
+    lr: float  # peak of the learning rate
+    warmup: int  # steps of linear warm-up; then a cosine to lr * final_lr
+    budget: int  # padded positions in a micro-batch: tokens + units, mel frames, or segments
+    micro_batches: int = 1
+    final_lr: float = 0.02
+    slow: tuple[tuple[str, float], ...] = ()  # (start of a parameter name, factor on its learning rate)
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.98)
+    ema_decay: float = 0.0  # moving average of the weights, used for evaluation and export; 0 = none
+    bfloat16: bool = True
+    log_every: int = 10
+    eval_every: int = 250
+    eval_batches: int = 24
+    save_every: int = 100
+    prepare_batches: int = 48
+
+
+@dataclass(frozen=True)
+class Stage:
+    """name, the stage whose weights it starts from (None = from scratch), its objective, its settings per preset."""
+
+    name: str
+    after: str | None
+    objective: Callable[[TasteConfig], nn.Module]
+    settings: dict[str, TrainConfig]
+
+
+_FINE_TUNED = (("aggregator.", 0.3),)  # it starts from Whisper's decoder, so it learns slower than the rest
+_TINY = {"log_every": 1, "eval_every": 4, "eval_batches": 2, "save_every": 2, "prepare_batches": 4, "bfloat16": False}
+_TINY_TOKENIZER = TrainConfig(8, 1e-3, 2, 400, micro_batches=2, **_TINY)
+_SEGMENT = {"tiny": 8, "mini": 32}  # mel frames
+_ADVERSARY_FROM = {"tiny": 3, "mini": 3500}  # step
+_ADVERSARIES = {
+    "tiny": DiscriminatorConfig(periods=(2, 3), period_channels=(4, 8), n_ffts=(128, 256), spectral_channels=4),
+    "mini": DiscriminatorConfig(),
+}
+
+
+def _vocoder(config: TasteConfig) -> VocoderObjective:
+    name = config.name
+    return VocoderObjective(config, _ADVERSARIES[name], _SEGMENT[name], _ADVERSARY_FROM[name])
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "text_only",
+            None,
+            lambda config: TokenizerObjective(config, audio=False, quantize=False),
+            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(1500, 1e-3, 200, 5000)},
+        ),
+        Stage(
+            "no_vq",
+            "text_only",
+            lambda config: TokenizerObjective(config, audio=True, quantize=False),
+            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(4000, 8e-4, 200, 5000, slow=_FINE_TUNED)},
+        ),
+        Stage(
+            "vq",
+            "no_vq",
+            lambda config: TokenizerObjective(config, audio=True, quantize=True),
+            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(4000, 6e-4, 100, 5000, slow=_FINE_TUNED)},
+        ),
+        Stage(
+            "flow",
+            None,
+            FlowObjective,
+            {
+                "tiny": TrainConfig(8, 1e-3, 2, 300, **_TINY),
+                "mini": TrainConfig(3500, 1e-3, 300, 4000, ema_decay=0.999),
+            },
+        ),
+        Stage(
+            "vocoder",
+            None,
+            _vocoder,
+            {
+                "tiny": TrainConfig(6, 1e-3, 2, 4, **_TINY),
+                "mini": TrainConfig(6000, 5e-4, 200, 8, clip=10.0, betas=(0.8, 0.99), ema_decay=0.999),
+            },
+        ),
+    )
+}

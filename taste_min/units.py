@@ -1,0 +1,196 @@
+"""Speech units: the discrete sequence that the unit decoder writes and the flow reads (paper section 3.1).
+
+The paper's units are the codes of the supervised S3 tokenizer (CosyVoice): 4096 units, 50 per second. The mini
+preset has its own: 512 clusters of hidden states of Whisper base, a network that shares nothing with the encoder under
+study (Whisper tiny.en), so that units favour none of its layers.
+
+Axes: M mel bands, F mel frames, T encoder frames, U units, D feature width, K clusters.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from .audio import HOP, SAMPLE_RATE, WINDOW_SECONDS, check_audio, log_mel
+from .errors import TasteError
+from .onnx_session import open_graph
+
+UNIT_SAMPLES = 2 * HOP  # samples of one unit at 16 kHz: 50 units per second
+
+
+class S3Tokenizer:
+    """The S3 tokenizer, version 1, through onnxruntime. Its graph is a black box: log-mel in, unit ids out."""
+
+    n_units = 4096
+    unit_rate = 50  # Hz
+    n_mels = 128
+
+    def __init__(self, path: str | Path):
+        """path: `speech_tokenizer_v1.onnx` of the released checkpoint."""
+        self.session = open_graph(path, n_inputs=2)
+
+    def encode(self, wav: torch.Tensor) -> torch.Tensor:
+        """Units of a recording (samples,) at 16 kHz: (U,) int64, 50 per second.
+
+        More than 30 s are read in windows of 30 s. Raises TasteError for unusable audio.
+        """
+        # dev: s3-windows  the original returns no units at all for more than 30 s
+        windows = check_audio(wav).cpu().split(WINDOW_SECONDS * SAMPLE_RATE)
+        if len(windows) > 1 and len(windows[-1]) < 2 * HOP:  # shorter than one unit
+            windows = windows[:-1]
+        return torch.cat([self._window(window) for window in windows])
+
+    def _window(self, wav: torch.Tensor) -> torch.Tensor:
+        mel = log_mel(wav, self.n_mels, pad=False)[None]  # (1, M, F)
+        features, length = (node.name for node in self.session.get_inputs())
+        n_frames = torch.tensor([mel.shape[2]], dtype=torch.int32)
+        ids = self.session.run(None, {features: mel.numpy(), length: n_frames.numpy()})[0]
+        return torch.from_numpy(ids).flatten().long()  # (U,)
+
+
+class WhisperStates:
+    """Hidden states of one layer of a Whisper encoder as features for clustering: `states(wav) -> (U, D)`.
+
+    The recording is read as it is, without the padding to 30 s that Whisper was trained with: it is six times faster,
+    and a unit must not depend on how much silence follows. Units are learnt from the same unpadded states.
+    """
+
+    def __init__(self, encoder: nn.Module, layer: int = 4):
+        """encoder: a transformers Whisper encoder. layer: how many of its layers are applied."""
+        self.encoder, self.layer = encoder.eval(), layer
+
+    @classmethod
+    def from_assets(cls, layer: int = 4) -> "WhisperStates":
+        """Whisper base of the mini preset; fetched on first use."""
+        from .assets import fetch
+        from .ct2 import load_whisper
+
+        return cls(load_whisper(fetch("whisper-base")).model.encoder, layer)
+
+    @torch.no_grad()
+    def __call__(self, wav: torch.Tensor) -> torch.Tensor:
+        encoder = self.encoder
+        n_units = len(wav) // UNIT_SAMPLES
+        mel = log_mel(wav, encoder.config.num_mel_bins, pad=False)[None]  # (1, M, F)
+        x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).transpose(1, 2)[:, :n_units]  # (1, U, D)
+        x = x + encoder.embed_positions.weight[:n_units]
+        for layer in encoder.layers[: self.layer]:
+            x = layer(x, None)
+        return x[0]
+
+
+def cepstra(wav: torch.Tensor, n_coefficients: int = 13) -> torch.Tensor:
+    """Normalised cepstra with their first and second differences, the features without a network: (U, 39).
+
+    Each coefficient has mean 0 and variance 1 over the recording, which takes out much of the speaker.
+    """
+    mel = log_mel(wav, 80, pad=False)  # (M, F)
+    bands = torch.arange(len(mel)) + 0.5
+    basis = torch.cos(math.pi / len(mel) * torch.arange(n_coefficients)[:, None] * bands)  # (13, M) cosine transform
+    x = basis @ mel  # (13, F)
+    x = (x - x.mean(dim=1, keepdim=True)) / x.std(dim=1, keepdim=True).clamp(min=1e-5)
+    stack = [x]
+    for _ in range(2):
+        padded = F.pad(stack[-1][None], (2, 2), mode="replicate")[0]
+        stack.append((padded[:, 3:-1] - padded[:, 1:-3] + 2 * (padded[:, 4:] - padded[:, :-4])) / 10)
+    x = torch.cat(stack)[:, : len(wav) // UNIT_SAMPLES * 2]  # (39, 2 U)
+    return x.unflatten(1, (-1, 2)).mean(dim=2).T  # (U, 39)
+
+
+def nearest(x: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+    """Index of the nearest centroid (K, D) of every row of x: (n, D) -> (n,)."""
+    offset = centroids.square().sum(dim=1)
+    return torch.cat([(offset - 2 * part @ centroids.T).argmin(dim=1) for part in x.split(16384)])
+
+
+def kmeans(x: torch.Tensor, n_clusters: int, iterations: int, generator: torch.Generator) -> torch.Tensor:
+    """Lloyd's algorithm from random rows of x: (n, D) -> centroids (K, D). An empty cluster moves to a random row."""
+    centroids = x[torch.randperm(len(x), generator=generator)[:n_clusters]].clone()
+    for _ in range(iterations):
+        labels = nearest(x, centroids)
+        counts = torch.bincount(labels, minlength=n_clusters)
+        sums = torch.zeros_like(centroids).index_add_(0, labels, x)
+        spare = x[torch.randint(len(x), (n_clusters,), generator=generator)]
+        centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], spare)
+    return centroids
+
+
+class MiniUnits:
+    """Units as clusters of standardised frame features: the nearest of K centroids, 50 per second."""
+
+    unit_rate = 50  # Hz
+
+    def __init__(
+        self,
+        features: Callable[[torch.Tensor], torch.Tensor],
+        mean: torch.Tensor,
+        std: torch.Tensor,
+        centroids: torch.Tensor,
+    ):
+        """features: wav at 16 kHz -> (U, D), `WhisperStates` or `cepstra`. mean, std: (D,). centroids: (K, D)."""
+        self.features = features
+        self.mean, self.std, self.centroids = mean.float(), std.float(), centroids.float()
+
+    @property
+    def n_units(self) -> int:
+        return len(self.centroids)
+
+    @classmethod
+    def fit(
+        cls,
+        wavs: Iterable[torch.Tensor],
+        features: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        n_units: int = 512,
+        max_frames: int = 150_000,
+        iterations: int = 30,
+        seed: int = 0,
+    ) -> "MiniUnits":
+        """Cluster the frames of training recordings, each (samples,) at 16 kHz; features default to Whisper base.
+
+        At most max_frames frames, drawn at random, are clustered. Raises TasteError with fewer than 4 per unit.
+        """
+        features = features or WhisperStates.from_assets()
+        frames = torch.cat([features(check_audio(wav)) for wav in wavs])  # (n, D)
+        if len(frames) < 4 * n_units:
+            raise TasteError(f"{len(frames)} frames are too few for {n_units} units; give at least {4 * n_units}.")
+        generator = torch.Generator().manual_seed(seed)
+        frames = frames[torch.randperm(len(frames), generator=generator)[:max_frames]]
+        # Rounded as they will be stored, so that a saved tokenizer gives the same units.
+        mean, std = frames.mean(dim=0).half().float(), frames.std(dim=0).clamp(min=1e-4).half().float()
+        centroids = kmeans((frames - mean) / std, n_units, iterations, generator)
+        return cls(features, mean, std, centroids.half())
+
+    def encode(self, wav: torch.Tensor) -> torch.Tensor:
+        """Units of a recording (samples,) at 16 kHz: (U,) int64 with U = floor(50 * seconds).
+
+        More than 30 s are read in windows of 30 s. Raises TasteError for unusable audio.
+        """
+        windows = check_audio(wav).split(WINDOW_SECONDS * SAMPLE_RATE)
+        if len(windows[-1]) < UNIT_SAMPLES:
+            windows = windows[:-1]
+        return torch.cat([nearest((self.features(w) - self.mean) / self.std, self.centroids) for w in windows])
+
+    def save(self, path: str | Path) -> None:
+        """Write mean, std and centroids as float16 safetensors; the network of the features is not in the file."""
+        tensors = {"mean": self.mean, "std": self.std, "centroids": self.centroids}
+        layer = getattr(self.features, "layer", -1)  # -1 = cepstra
+        save_file({k: v.half().contiguous() for k, v in tensors.items()}, str(path), metadata={"layer": str(layer)})
+
+    @classmethod
+    def load(cls, path: str | Path, features: Callable[[torch.Tensor], torch.Tensor] | None = None) -> "MiniUnits":
+        """Read what `save` wrote; features default to those the file names. Raises TasteError for another file."""
+        try:
+            with safe_open(str(path), "pt") as file:
+                layer = int(file.metadata()["layer"])
+                tensors = {name: file.get_tensor(name) for name in ("mean", "std", "centroids")}
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            raise TasteError(f"{path} holds no speech units; make them with `taste-min train units`.") from error
+        if features is None:
+            features = cepstra if layer < 0 else WhisperStates.from_assets(layer)
+        return cls(features, **tensors)

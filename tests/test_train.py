@@ -1,0 +1,284 @@
+"""The training loop at tiny size: same losses after a kill, with two processes, and in every stage something learnt."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from fake_corpus import make_features
+from safetensors.torch import load_file
+
+from taste_min.cli import main
+from taste_min.config import tiny
+from taste_min.data import FeatureStore
+from taste_min.errors import TasteError
+from taste_min.export import load_parts, text_projection
+from taste_min.objectives import TokenizerObjective, start_quantizer
+from taste_min.optimizer import average_gradients, learning_rate, make_optimizer
+from taste_min.quantizer import ResidualVQ
+from taste_min.stages import STAGES, TrainConfig
+from taste_min.train import Run, build_objective, run_stage
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_features(tmp_path_factory.mktemp("corpus") / "features").parent
+
+
+def train(stage: str, data: Path, out: Path, *more: str) -> int:
+    return main(["train", stage, "--preset", "tiny", "--data", str(data), "--out", str(out), *more])
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def curve(folder: Path) -> list[tuple]:
+    """Everything but the times."""
+    return [(x["step"], *(v for k, v in sorted(x.items()) if k not in ("step", "seconds"))) for x in lines(folder)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, data):
+    """The whole curriculum, the flow and the vocoder."""
+    folder = tmp_path_factory.mktemp("runs")
+    for stage in STAGES:
+        assert train(stage, data, folder / stage) == 0
+    return folder
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_every_stage_logs_evaluates_and_exports(runs, stage):
+    steps = STAGES[stage].settings["tiny"].steps
+    log = lines(runs / stage)
+    assert [x["step"] for x in log if "loss" in x] == list(range(1, steps + 1))
+    assert [x["step"] for x in log if "dev" in x][-1] == steps
+    entry = json.loads((runs / stage / "export" / "manifest.json").read_text())["stages"][stage]
+    assert entry["steps"] == steps and entry["dev"] == log[-1]["dev"] and entry["device"] and entry["commit"]
+    for name in entry["sha256"]:
+        weights = load_file(runs / stage / "export" / name)
+        floats = {w.dtype for w in weights.values() if w.is_floating_point()}
+        assert floats == {torch.float32 if name.startswith("quantizer") else torch.float16}
+
+
+def test_the_curriculum_hands_its_weights_on(runs):
+    before = torch.load(runs / "no_vq" / "checkpoint.pt", weights_only=True)["objective"]
+    objective = build_objective(STAGES["vq"], "tiny", 0, runs / "no_vq")
+    for name, value in objective.state_dict().items():
+        if not name.startswith("quantizer"):
+            assert torch.equal(value, before[name]), name
+    fresh = build_objective(STAGES["vq"], "tiny", 0, None)
+    assert not torch.equal(fresh.aggregator.layer_norm.bias, objective.aggregator.layer_norm.bias)
+
+
+def test_text_only_leaves_the_audio_branch_alone_and_no_vq_trains_the_aggregator(runs):
+    first = build_objective(STAGES["no_vq"], "tiny", 0, runs / "text_only").state_dict()
+    last = torch.load(runs / "no_vq" / "checkpoint.pt", weights_only=True)["objective"]
+    moved = {name for name in first if not torch.equal(first[name], last[name])}
+    assert {"aggregator.layers.0.encoder_attn.v_proj.weight", "unit_decoder.fusion.weights"} <= moved
+    assert "aggregator.embed_tokens.weight" not in moved
+    text_only = torch.load(runs / "text_only" / "checkpoint.pt", weights_only=True)["objective"]
+    assert not any(name.startswith("aggregator") for name in text_only)
+
+
+def test_exported_parts_come_back(runs):
+    parts = load_parts(runs / "vq" / "export", tiny(), None)
+    assert sorted(parts) == ["aggregator", "quantizer", "unit_decoder"]
+    state = torch.load(runs / "vq" / "checkpoint.pt", weights_only=True)["objective"]
+    torch.testing.assert_close(
+        parts["unit_decoder"].llm_decoder.weight, state["unit_decoder.llm_decoder.weight"].half().float()
+    )
+    assert torch.equal(parts["quantizer"].layers[0].embed, state["quantizer.layers.0.embed"])
+
+
+def test_a_killed_run_continues_with_the_losses_of_one_that_was_not(runs, data, tmp_path):
+    steps = ("--steps", "24", "--init", str(runs / "no_vq"))
+    assert train("vq", data, tmp_path / "whole", *steps) == 0
+    command = [sys.executable, "-m", "taste_min.cli", "train", "vq", "--preset", "tiny", "--data", str(data)]
+    command += ["--out", str(tmp_path / "killed"), *steps]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.is_file() and metrics.read_bytes().count(b"\n") >= 7:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "export").exists()
+    assert train("vq", data, tmp_path / "killed", *steps, "--resume") == 0
+    whole, killed = curve(tmp_path / "whole"), curve(tmp_path / "killed")
+    assert len(whole) == len(killed) == 30  # 24 steps, an evaluation after every 4th
+    for ours, theirs in zip(whole, killed, strict=True):
+        assert ours == theirs
+    assert train("vq", data, tmp_path / "other", "--steps", "1", "--init", steps[-1], "--seed", "1") == 0
+    assert curve(tmp_path / "other")[0] != whole[0]  # the comparison can fail
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import torch, torch.distributed as dist
+from accelerate import Accelerator
+from taste_min.cli import main
+from taste_min.config import tiny
+from taste_min.quantizer import ResidualVQ
+from dataclasses import replace
+
+data, out = sys.argv[1:3]
+Accelerator(cpu=True)
+start = ["--init", sys.argv[3]]
+assert main(["train", "no_vq", "--preset", "tiny", "--data", data, "--out", f"{out}/no_vq", *start]) == 0
+torch.manual_seed(0)
+rows = torch.randn(6, 20, 32)
+quantizer = ResidualVQ(replace(tiny().rvq, quantizer_dropout=False)).train()
+with torch.no_grad():
+    for p in quantizer.parameters():
+        dist.broadcast(p, src=0)
+    for n in range(3):
+        quantizer(rows[dist.get_rank() :: 2] * (1 + n))
+        torch.save(quantizer.state_dict(), f"{out}/{'last' if n else 'first'}{dist.get_rank()}.pt")
+"""
+
+
+def test_two_processes_give_the_curve_of_one_with_accumulation(runs, data, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(TESTS.parent)}
+    (tmp_path / "two.py").write_text(TWO_PROCESSES)
+    command = [sys.executable, str(tmp_path / "two.py"), str(data), str(tmp_path), str(runs / "text_only")]
+    processes = [
+        subprocess.Popen(command, env={**os.environ, **common, "RANK": r, "LOCAL_RANK": r}, stderr=subprocess.PIPE)
+        for r in ("0", "1")
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()[-2000:]
+    one, two = curve(runs / "no_vq"), curve(tmp_path / "no_vq")
+    assert len(one) == len(two)
+    for ours, theirs in zip(one, two, strict=True):
+        for x, y in zip(ours, theirs, strict=True):
+            assert x == pytest.approx(y, rel=1e-4, abs=1e-6)
+    assert one[0][1:] != pytest.approx(one[1][1:], rel=1e-4)  # neighbouring steps would not pass as equal
+
+    # Two halves of the rows move the codebooks as all of them do in one process.
+    first, *last = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("first0", "last0", "last1"))
+    whole = ResidualVQ(replace(tiny().rvq, quantizer_dropout=False)).train()
+    whole.load_state_dict(first)
+    torch.manual_seed(0)
+    rows = torch.randn(6, 20, 32)
+    for n in (1, 2):
+        whole(rows * (1 + n))
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(last[0][name], value, atol=1e-5, rtol=1e-5)
+        assert torch.equal(last[0][name], last[1][name])
+    assert not torch.allclose(first["layers.0.embed"], last[0]["layers.0.embed"], atol=1e-5)
+
+
+def test_losses_fall(runs, data, tmp_path):
+    assert (
+        train(
+            "no_vq", data, tmp_path / "long", "--steps", "40", "--eval-every", "40", "--init", str(runs / "text_only")
+        )
+        == 0
+    )
+    log = [x["loss"] for x in lines(tmp_path / "long") if "loss" in x]
+    assert sum(log[-5:]) < sum(log[:5]) - 1.0
+
+
+def test_learning_rate_warms_up_and_ends_low():
+    config = TrainConfig(steps=100, lr=1.0, warmup=10, budget=1)
+    rates = [learning_rate(config, step) for step in range(101)]
+    assert rates[0] == 0.1 and max(rates) == 1.0 and rates.index(1.0) in (9, 10)
+    assert rates[100] == pytest.approx(config.final_lr) and rates[55] == pytest.approx(0.51, abs=1e-2)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_fine_tuned_parts_learn_slower():
+    objective = TokenizerObjective(tiny(), audio=True, quantize=False)
+    optimizer = make_optimizer(objective, TrainConfig(1, 1.0, 1, 1, slow=(("aggregator.", 0.3),)))
+    sizes = {group["factor"]: len(group["params"]) for group in optimizer.param_groups}
+    trained = [n for n, p in objective.named_parameters() if p.requires_grad]
+    assert sizes[0.3] == sum(n.startswith("aggregator.") for n in trained) and sum(sizes.values()) == len(trained)
+
+
+def test_a_started_quantizer_resembles_its_input():
+    torch.manual_seed(0)
+    basis = torch.randn(12, 32)
+    rows = torch.randn(3000, 12) @ basis + 2.0
+    quantizer = ResidualVQ(tiny().rvq)
+    start_quantizer(quantizer, rows, 10)
+    mask = torch.ones(1, 500, dtype=torch.bool)
+    error = (quantizer.eval()(rows[None, :500], mask).quantized - rows[:500]).square().mean() / rows.var()
+    assert error < 0.3
+    assert quantizer.layers[0].cluster_size.sum() == pytest.approx(300)  # as if one batch had been counted
+    plain = ResidualVQ(replace(tiny().rvq, quantizer_dropout=False)).train()
+    plain(rows[None, :500])
+    assert (plain.eval()(rows[None, :500], mask).quantized - rows[:500]).square().mean() / rows.var() > 0.3
+
+
+def test_the_adversaries_wait_for_their_step(runs):
+    log = [x for x in lines(runs / "vocoder") if "loss" in x]
+    assert [("adversary_loss" in x) for x in log] == [False] * 3 + [True] * 3
+
+
+def test_averaged_weights_are_used_for_export_only(data, tmp_path):
+    store = FeatureStore(data / "features", "train")
+    config = replace(STAGES["flow"].settings["tiny"], ema_decay=0.9)
+    objective = build_objective(STAGES["flow"], "tiny", 0, None)
+    run = Run(STAGES["flow"], "tiny", config, 0, tmp_path, store, store, Accelerator(cpu=True), objective)
+    run_stage(run, resume=False, progress=False)
+    own = objective.flow.encoder_proj.weight.clone()
+    with run.averaged_weights():
+        averaged = objective.flow.encoder_proj.weight.clone()
+    assert torch.equal(objective.flow.encoder_proj.weight, own) and not torch.equal(own, averaged)
+    assert torch.equal(averaged, run.ema["flow.encoder_proj.weight"])
+
+
+def test_one_process_needs_no_messages():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.ones(2)
+    average_gradients([parameter], Accelerator(cpu=True))
+    assert torch.equal(parameter.grad, torch.ones(2))
+
+
+def test_text_projection_keeps_the_leading_directions():
+    torch.manual_seed(0)
+    table = torch.randn(500, 3) @ torch.randn(3, 16) * 5 + 0.01 * torch.randn(500, 16)
+    projected = table @ text_projection(table, 3)
+    torch.testing.assert_close(torch.cov(projected.T), torch.eye(3), atol=0.02, rtol=0)
+    solved = torch.linalg.lstsq(torch.cat([projected, torch.ones(500, 1)], 1), table).solution
+    assert (torch.cat([projected, torch.ones(500, 1)], 1) @ solved - table).std() < 0.05
+
+
+def test_wrong_starts_are_refused(runs, data, tmp_path, capsys):
+    assert train("no_vq", data, tmp_path / "no_vq") == 2  # text_only was not trained beside it
+    assert "no checkpoint" in capsys.readouterr().err
+    assert train("text_only", data, runs / "text_only") == 2
+    assert "--resume" in capsys.readouterr().err
+    assert train("text_only", data, runs / "text_only", "--resume", "--lr", "1") == 2
+    assert "another lr" in capsys.readouterr().err
+    assert train("units", data, tmp_path / "units") == 2
+    assert "must be mini" in capsys.readouterr().err
+    config = replace(STAGES["flow"].settings["tiny"], micro_batches=3)
+    with pytest.raises(TasteError, match="micro-batches"):
+        store = FeatureStore(data / "features", "train")
+        objective = build_objective(STAGES["flow"], "tiny", 0, None)
+        Run(STAGES["flow"], "tiny", config, 0, tmp_path, store, store, _Two(), objective)
+
+
+class _Two:
+    num_processes, process_index = 2, 0
+    device = torch.device("cpu")
