@@ -48,7 +48,7 @@ def start_from_whisper(objective: nn.Module) -> None:
     if hasattr(objective, "aggregator"):
         objective.aggregator.load_whisper_decoder(decoder)
     embedding, table = objective.unit_decoder.text_embedding, decoder.embed_tokens.weight.detach()
-    embedding.weight.requires_grad_(False)
+    embedding.weight.requires_grad_(False)  # dev: projected-text
     objective.unit_decoder.register_buffer(PROJECTION, text_projection(table, embedding.embedding_dim))
     embedding.weight.copy_(table @ objective.unit_decoder.text_projection)
 
