@@ -31,7 +31,7 @@ PIPER_FRAME = 256  # samples per duration frame, at 22.05 kHz
 PIPER_MAX_FRAMES = 3000  # longest utterance of the Piper voice, 35 s
 BASE_SPEED = {
     "joe": 0.9,
-    "alpha": 0.85,
+    "alpha": 0.78,
     "gon": 0.9,
     "nezumi": 0.9,
     "tebukuro": 0.9,
