@@ -12,12 +12,12 @@ Axes: S samples, W words.
 """
 
 import functools
-from dataclasses import dataclass
 
 import numpy as np
 
 from .errors import TasteError
 from .pronounce import pronounce, spoken_form
+from .text import Word
 
 SAMPLE_RATE = 16_000  # Hz
 FAST = 20  # letters per second of recording above which the finer frame step comes first
@@ -26,25 +26,6 @@ FAST = 20  # letters per second of recording above which the finer frame step co
 SETTINGS = ((100, -48), (160, -48), (200, -48), (100, -100))
 # The search needs room and a noise floor at both ends; digital silence or a tight cut makes it lose the last words.
 MARGIN, NOISE = 0.3, 1e-4  # seconds, amplitude
-
-
-@dataclass(frozen=True)
-class Word:
-    """One word as written in the text, with its time in seconds."""
-
-    text: str
-    start: float
-    end: float
-
-    @property
-    def duration(self) -> float:
-        """Seconds."""
-        return self.end - self.start
-
-    @property
-    def centre(self) -> float:
-        """Seconds."""
-        return (self.start + self.end) / 2
 
 
 @functools.cache

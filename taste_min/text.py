@@ -17,11 +17,21 @@ from .errors import TasteError
 
 @dataclass(frozen=True)
 class Word:
-    """A spoken word with its start and end in seconds from the beginning of the recording."""
+    """One word as written in the text, with its start and end in seconds from the beginning of the recording."""
 
     text: str
     start: float
     end: float
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.end - self.start
+
+    @property
+    def centre(self) -> float:
+        """Seconds."""
+        return (self.start + self.end) / 2
 
 
 @dataclass(frozen=True)
