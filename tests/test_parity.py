@@ -55,5 +55,8 @@ def test_unknown_files_are_named_and_damaged_ones_refused(tmp_path, capsys):
     (tmp_path / "rvq.safetensors").write_bytes(b"not a tensor file")
     with pytest.raises(TasteError, match="not a golden file"):
         parity.run(tmp_path)
+    save_file({"i.x": torch.zeros(1)}, tmp_path / "rvq.safetensors", metadata={"config": "{}"})
+    with pytest.raises(TasteError, match="does not hold what its name says"):
+        parity.run(tmp_path)
     with pytest.raises(TasteError, match="no .safetensors"):
         parity.run(tmp_path / "empty")
