@@ -24,8 +24,8 @@ from .ct2 import load_whisper
 from .text import Word, load_tokenizer, split_words, tokenize
 
 FRAME_SECONDS = 0.02  # one encoder frame
-# Whisper listens to the middle of a word, so the path reaches it late: by 80 to 90 ms (median) on synthetic training
-# speech with forced alignments. Measured there and subtracted here.
+# Whisper listens to the middle of a word, so the path reaches it late. The constant was chosen on a few synthetic
+# training sentences with forced alignments; chapter 0 records what lag is left on human speech.
 LAG_SECONDS = 0.08  # dev: attention-lag
 
 

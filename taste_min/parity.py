@@ -9,11 +9,10 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from . import (
     aggregator,
@@ -34,84 +33,7 @@ from . import (
 )
 from .config import AggregatorConfig, EncoderConfig, RVQConfig
 from .errors import TasteError
-
-Tensors = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One compared output: the largest absolute difference, and whether it is within tolerance (indices: equal)."""
-
-    file: str
-    output: str
-    max_diff: float
-    tolerance: float
-
-    @property
-    def ok(self) -> bool:
-        return self.max_diff <= self.tolerance  # False for NaN
-
-
-@dataclass(frozen=True)
-class Golden:
-    """One golden file: tensors by their original names without the leading `w.`, `i.` or `o.`."""
-
-    name: str
-    config: dict
-    weights: Tensors
-    inputs: Tensors
-    outputs: Tensors
-
-    def row(self, output: str, ours: torch.Tensor, tolerance: float = 1e-5) -> Row:
-        ours, expected = ours.detach(), self.outputs[output]
-        if ours.shape != expected.shape:
-            return Row(self.name, output, float("nan"), tolerance)
-        if not expected.is_floating_point():
-            return Row(self.name, output, float((ours != expected).sum()), 0.0)
-        return Row(self.name, output, float((ours - expected).abs().max()), tolerance)
-
-
-def load_golden(path: Path) -> Golden:
-    """Read a golden file. Raises TasteError when it is not a safetensors file or lacks its configuration."""
-    try:
-        with safe_open(str(path), "pt") as file:
-            config = json.loads((file.metadata() or {}).get("config", "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise TasteError(f"{path.name} is not a golden file ({error}); copy it again.") from error
-    if config is None:
-        raise TasteError(f"{path.name} has no configuration in its metadata; it is not a golden file.")
-    parts = [
-        {key[2:]: value for key, value in tensors.items() if key.startswith(prefix)} for prefix in ("w.", "i.", "o.")
-    ]
-    return Golden(path.stem, config, *parts)
-
-
-def expand_tables(weights: Tensors, n_rows: dict[str, int]) -> Tensors:
-    """Rebuild embedding tables that are stored as `<key>.ids` and `<key>.rows`; rows never read stay zero."""
-    weights = dict(weights)
-    for key, count in n_rows.items():
-        rows = weights.pop(f"{key}.rows")
-        table = rows.new_zeros(count, rows.shape[1])
-        table[weights.pop(f"{key}.ids")] = rows
-        weights[key] = table
-    return weights
-
-
-def strip_prefix(weights: Tensors, prefix: str) -> Tensors:
-    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-
-
-def load_rvq(config: RVQConfig, weights: Tensors) -> quantizer.ResidualVQ:
-    """Original names `rvq.layers.0._codebook.embed (1, K, d)` -> ours `layers.0.embed (K, d)`."""
-    ours = {}
-    for key, value in strip_prefix(weights, "rvq.").items():
-        if "_codebook." in key:
-            value = value[0]
-        ours[key.replace("_codebook.", "")] = value.clone()
-    model = quantizer.ResidualVQ(config)
-    model.load_state_dict({key: value for key, value in ours.items() if not key.startswith("mlps.")})
-    return model
+from .golden import Golden, Row, expand_tables, load_golden, load_rvq, strip_prefix
 
 
 def _rvq_config(config: dict) -> RVQConfig:

@@ -1,26 +1,18 @@
 """Golden-tensor checks of the decoder side: unit decoder, flow and vocoder. `parity.py` calls them."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from . import flow, unit_decoder, vocoder
 from .config import FlowConfig, UnitDecoderConfig, VocoderConfig
-
-if TYPE_CHECKING:  # parity.py imports this module
-    from .parity import Golden, Row
+from .golden import Golden, Row, expand_tables
 
 
 def golden_speech_decoder(golden: Golden) -> list[Row]:
     """Teacher-forced logits (with and without audio), labels and loss, and greedy decoding with its length limits."""
     config, weights = golden.config, unit_decoder.rename_original(golden.weights)
-    rows = weights.pop("text_embedding.weight.rows")
-    table = rows.new_zeros(config["text_token_size"], rows.shape[1])
-    table[weights.pop("text_embedding.weight.ids")] = rows
-    weights["text_embedding.weight"] = table
+    weights = expand_tables(weights, {"text_embedding.weight": config["text_token_size"]})
 
     model = unit_decoder.UnitDecoder(
         UnitDecoderConfig(

@@ -1,17 +1,12 @@
 """Golden-tensor checks of the joint language model: teacher forcing with both losses, and one scripted generation."""
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING
 
 import torch
 
 from . import generate, joint_sampler, taslm, taslm_layout
 from .config import LlamaSizes, RVQConfig, TaslmConfig
-
-if TYPE_CHECKING:  # parity.py imports this module
-    from .parity import Golden, Row
+from .golden import Golden, Row, load_rvq, strip_prefix
 
 BACKBONE = "language_model.base_model.model."
 
@@ -52,7 +47,6 @@ def _config(golden: Golden) -> TaslmConfig:
 
 def _load(golden: Golden, config: TaslmConfig) -> tuple[taslm.Taslm, torch.nn.Module]:
     """The joint model and the frozen text model that the KL term compares with."""
-    from .parity import load_rvq, strip_prefix
 
     weights = dict(golden.weights)
     rope = weights.pop("inv_freq_bf16")

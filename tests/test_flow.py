@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from taste_min import parity, parity_decoder
+from taste_min import parity_decoder
 from taste_min.config import FlowConfig, mini, paper, tiny
 from taste_min.errors import TasteError
 from taste_min.flow import Flow, FlowMatching, cosine_time, length_mask, stretch
+from taste_min.golden import load_golden
 from taste_min.unet import MaskedGroupNorm, UNet
 
 CONFIG = tiny().flow
@@ -260,7 +261,7 @@ def test_runs_under_bfloat16_autocast(model, batch):
 
 
 def test_golden_tensors(parity_dir):
-    golden = parity.load_golden(parity_dir / "flow.safetensors")
+    golden = load_golden(parity_dir / "flow.safetensors")
     rows = parity_decoder.golden_flow(golden)
     assert {r.output for r in rows} == set(golden.outputs)
     assert [r for r in rows if not r.ok] == []

@@ -8,29 +8,30 @@ from safetensors.torch import save_file
 
 from taste_min import parity
 from taste_min.errors import TasteError
+from taste_min.golden import Golden, load_golden
 
 
 @pytest.mark.parametrize("name", sorted(parity.CHECKS))
 def test_golden_file(parity_dir, name):
-    rows = parity.CHECKS[name][0](parity.load_golden(parity_dir / f"{name}.safetensors"))
+    rows = parity.CHECKS[name][0](load_golden(parity_dir / f"{name}.safetensors"))
     assert rows
     assert [row for row in rows if not row.ok] == []
 
 
 def test_every_golden_output_is_compared(parity_dir):
     for name, (check, _) in parity.CHECKS.items():
-        golden = parity.load_golden(parity_dir / f"{name}.safetensors")
+        golden = load_golden(parity_dir / f"{name}.safetensors")
         assert {row.output for row in check(golden)} == set(golden.outputs)
 
 
 def test_a_wrong_tap_layer_is_noticed(parity_dir):
-    golden = parity.load_golden(parity_dir / "audio_tower.safetensors")
+    golden = load_golden(parity_dir / "audio_tower.safetensors")
     golden.config["tap"] += 1
     assert any(not row.ok for row in parity.audio_tower(golden))
 
 
 def test_a_changed_codebook_is_noticed(parity_dir):
-    golden = parity.load_golden(parity_dir / "rvq.safetensors")
+    golden = load_golden(parity_dir / "rvq.safetensors")
     key = "rvq.layers.1._codebook.embed"
     golden.weights[key] = golden.weights[key].flip(1)
     assert any(not row.ok for row in parity.rvq(golden))
@@ -38,7 +39,7 @@ def test_a_changed_codebook_is_noticed(parity_dir):
 
 def test_rows_fail_on_nan_wrong_shape_and_wrong_index():
     outputs = {"x": torch.zeros(3), "i": torch.arange(3)}
-    golden = parity.Golden("test", {}, {}, {}, outputs)
+    golden = Golden("test", {}, {}, {}, outputs)
     assert golden.row("x", torch.full((3,), 9e-6)).ok
     assert not golden.row("x", torch.full((3,), 2e-5)).ok
     assert not golden.row("x", torch.full((3,), float("nan"))).ok

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from taste_min import parity, parity_taslm, taslm_layout
+from taste_min import parity_taslm, taslm_layout
 from taste_min.config import TaslmConfig, taslm_mini, taslm_paper, taslm_tiny
 from taste_min.errors import TasteError
+from taste_min.golden import load_golden
 from taste_min.quantizer import ResidualVQ
 from taste_min.taslm import EmbeddingHead, HeadOutput, Taslm, TokenHead, build_llm, rename_original, text_logits
 
@@ -295,7 +296,7 @@ def test_names_and_types_of_the_released_checkpoint(parity_dir):
 
 @pytest.mark.parametrize("break_it", ["delay", "lora_alpha", "sos", "head_dim"])
 def test_golden_tensors_notice_a_wrong_model(parity_dir, break_it):
-    golden = parity.load_golden(parity_dir / "slm_linear_last.safetensors")
+    golden = load_golden(parity_dir / "slm_linear_last.safetensors")
     if break_it == "head_dim":  # another rotation table
         golden.weights["inv_freq_bf16"] = golden.weights["inv_freq_bf16"].flip(0)
     else:

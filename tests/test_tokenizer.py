@@ -68,7 +68,7 @@ def test_one_row_of_codes_per_word(taste, clip):
 
 @pytest.mark.assets
 def test_codes_carry_more_than_the_text(taste, clip):
-    """The same words spoken at half the loudness range and another speed give other codes."""
+    """The same words at another speed (and pitch: the recording is stretched) give other codes."""
     text = "he was not an ill disposed young man"
     slow = torch.nn.functional.interpolate(clip[None, None], scale_factor=1.25, mode="linear")[0, 0]
     assert not torch.equal(taste.encode(clip, text).codes, taste.encode(slow, text).codes)

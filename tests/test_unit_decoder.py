@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from taste_min import parity, parity_decoder
+from taste_min import parity_decoder
 from taste_min.config import mini, paper, tiny
 from taste_min.errors import TasteError
+from taste_min.golden import load_golden
 from taste_min.unit_decoder import Sampling, UnitDecoder, label_smoothing_loss, rename_original, sample_units
 
 CONFIG = tiny().unit_decoder
@@ -270,7 +271,7 @@ def test_draws_follow_the_distribution(sampling, ban, expected):
 
 
 def test_golden_tensors(parity_dir):
-    golden = parity.load_golden(parity_dir / "speech_decoder.safetensors")
+    golden = load_golden(parity_dir / "speech_decoder.safetensors")
     rows = parity_decoder.golden_speech_decoder(golden)
     assert {r.output for r in rows} == set(golden.outputs)
     assert [r for r in rows if not r.ok] == []

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from taste_min import parity, parity_decoder
+from taste_min import parity_decoder
 from taste_min.config import VocoderConfig, mini, paper, tiny
 from taste_min.errors import TasteError
+from taste_min.golden import load_golden
 from taste_min.vocoder import HarmonicSource, ResBlock, Snake, Vocoder, rename_original
 
 CONFIG = tiny().vocoder
@@ -156,7 +157,7 @@ def test_old_weight_normalisation_is_translated():
 
 
 def test_golden_tensors(parity_dir):
-    golden = parity.load_golden(parity_dir / "hift.safetensors")
+    golden = load_golden(parity_dir / "hift.safetensors")
     rows = parity_decoder.golden_hift(golden)
     assert {r.output for r in rows} == set(golden.outputs)
     assert [r for r in rows if not r.ok] == []
