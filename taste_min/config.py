@@ -72,6 +72,7 @@ class UnitDecoderConfig:
     n_layers: int = 7  # layers of the unit language model
     dropout: float = 0.1
     position_dropout: float = 0.1
+    unit_dropout: float = 0.0  # at most this share of an utterance's past units is hidden in training
     label_smoothing: float = 0.0
 
 
@@ -92,6 +93,10 @@ class FlowConfig:
     head_dim: int = 64
     n_blocks: int = 4  # transformer blocks per U-Net stage
     n_mid_stages: int = 12
+    mel_mean: float = 0.0  # the network sees (mel - mel_mean) / mel_std
+    mel_std: float = 1.0
+    prior_weight: float = 0.0  # of the loss that pulls mu towards the mel itself
+    speaker_in_encoder: bool = False  # the unit encoder hears the speaker too, so that mu can be the speaker's mel
     condition_dropout: float = 0.2  # share of training samples that see no condition
     guidance: float = 0.7  # strength of classifier-free guidance
     n_timesteps: int = 10  # Euler steps
@@ -248,30 +253,35 @@ def mini() -> TasteConfig:
         rvq=RVQConfig(d_model=384),
         unit_decoder=UnitDecoderConfig(
             vocab_size=51864,
-            n_units=512,
+            n_units=1024,
             d_text=64,
             d_taste=384,
             d_audio=256,
             d_speaker=256,
             d_model=256,
             n_heads=4,
-            d_ff=768,
+            d_ff=512,
             n_text_layers=2,
-            n_audio_layers=2,
+            n_audio_layers=1,
             n_layers=4,
+            unit_dropout=0.5,
         ),
         flow=FlowConfig(
-            n_units=512,
+            n_units=1024,
             d_speaker=256,
             d_model=192,
             n_heads=4,
             d_ff=768,
             n_layers=3,
-            channels=128,
+            channels=112,
             n_unet_heads=4,
             head_dim=32,
             n_blocks=1,
-            n_mid_stages=4,
+            n_mid_stages=2,
+            mel_mean=-6.0,
+            mel_std=2.5,
+            prior_weight=1.0,
+            speaker_in_encoder=True,
         ),
         vocoder=VocoderConfig(channels=192, f0_channels=128),
     )

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import random
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -25,7 +26,7 @@ from .corpus import COLUMNS, Job, load_manifest, plan
 from .errors import TasteError
 from .prosody import prosody_of
 from .synth import speak
-from .voices import SAMPLE_RATE, libraries
+from .voices import SAMPLE_RATE, VOICES, libraries
 
 
 def make(job: Job, out: Path) -> dict[str, str]:
@@ -56,18 +57,20 @@ def make(job: Job, out: Path) -> dict[str, str]:
     }
 
 
-def build(hours: float, out: Path, workers: int = 1, progress: bool = True) -> dict:
+def build(
+    hours: float, out: Path, workers: int = 1, voices: Sequence[str] = tuple(VOICES), progress: bool = True
+) -> dict:
     """`make_all` while nobody else builds in the same folder; the system drops the lock when a process is killed."""
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
-            return make_all(hours, out, workers, progress)
+            return make_all(hours, out, workers, voices, progress)
     except Timeout as error:
         raise TasteError(f"another build is running in {out}; wait for it, or choose another --out.") from error
 
 
-def make_all(hours: float, out: Path, workers: int, progress: bool) -> dict:
-    """Make every utterance of `plan(hours)` that `out` does not hold yet; returns a summary.
+def make_all(hours: float, out: Path, workers: int, voices: Sequence[str], progress: bool) -> dict:
+    """Make every utterance of `plan(hours)` in `voices` that `out` does not hold yet; returns a summary.
 
     The parent alone appends to the manifest, one whole line after the recording is in place, so the process may be
     killed at any moment. Utterances that cannot be aligned are named in `rejected.txt` and not tried again.
@@ -75,7 +78,7 @@ def make_all(hours: float, out: Path, workers: int, progress: bool) -> dict:
     manifest, rejected = out / "manifest.tsv", out / "rejected.txt"
     done = _repair(manifest)
     refused = set(rejected.read_text(encoding="utf-8").split()) if rejected.exists() else set()
-    jobs = plan(hours)
+    jobs = [job for job in plan(hours) if job.speaker in voices]
     todo = [job for job in jobs if job.id not in done and job.id not in refused]
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="utt", disable=not progress, mininterval=5)
     with (
@@ -147,9 +150,12 @@ def command(args) -> int:
     """`taste-min corpus build`: args.hours, args.out, args.workers, args.json."""
     if not 0 < args.hours <= 100 or args.workers < 1:
         raise TasteError("--hours must lie in 0..100 and --workers must be at least 1.")
+    unknown = [voice for voice in args.voices if voice not in VOICES]
+    if unknown:
+        raise TasteError(f"there is no voice {unknown[0]!r}; choose from {', '.join(VOICES)}.")
     libraries()  # says what to install before any work
     for name in ("kokoro", "piper-joe"):
         assets.fetch(name)
-    result = build(args.hours, Path(args.out), args.workers)
+    result = build(args.hours, Path(args.out), args.workers, args.voices or tuple(VOICES))
     print(json.dumps(result, indent=2) if args.json else f"{result['hours']} h of synthetic speech in {args.out}")
     return 0

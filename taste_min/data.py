@@ -13,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torchaudio
 from safetensors import safe_open
 from torch.nn.utils.rnn import pad_sequence
 
+from .audio import vocoder_mel
 from .errors import TasteError
 from .shards import read_shard_rows
 
+UNIT_RATE = 50  # Hz
 POOL = 512  # utterances that are sorted by length together; larger = less padding, less shuffling
 
 
@@ -28,6 +31,8 @@ class Batch:
 
     token_ids, word_ids (B, N), token_lengths (B,). last, values (B, T, D), frame_lengths (B,).
     units (B, U), unit_lengths (B,). speaker_embedding (B, 256). mel (B, M, F), mel_lengths (B,).
+    unit_words (B, U): the word that each unit belongs to, -1 = unknown or padding; a pause belongs to what follows.
+    prosody (B, N, 3) at the first token of each word, NaN elsewhere and where unknown; see `features.word_prosody`.
     f0 (B, F) in Hz and wav (B, 256 F) in [-1, 1]: only in the segments of the vocoder.
     """
 
@@ -40,7 +45,9 @@ class Batch:
     frame_lengths: torch.Tensor | None = None
     units: torch.Tensor | None = None
     unit_lengths: torch.Tensor | None = None
+    unit_words: torch.Tensor | None = None
     speaker_embedding: torch.Tensor | None = None
+    prosody: torch.Tensor | None = None
     mel: torch.Tensor | None = None
     mel_lengths: torch.Tensor | None = None
     f0: torch.Tensor | None = None
@@ -103,12 +110,21 @@ class FeatureStore:
             token_ids=ids.long(),
             word_ids=self._ragged(indices, "word_ids")[0].long(),
             token_lengths=lengths,
+            unit_words=pad_sequence([self._unit_words(i) for i in indices], batch_first=True, padding_value=-1),
             **self._units(indices),
         )
         if values is None:
             return batch
         last, frame_lengths = self._ragged(indices, "last")
-        return replace(batch, last=last, values=self._ragged(indices, values)[0], frame_lengths=frame_lengths)
+        prosody = torch.full((*batch.token_ids.shape, 3), torch.nan)
+        for row, i in enumerate(indices):
+            table = self.tensor(i, "prosody")  # (W, 3)
+            if len(table):
+                words = batch.word_ids[row, : batch.token_lengths[row]]
+                first = torch.cat((words.new_ones(1), words.diff())).bool()
+                prosody[row, : len(words)][first] = table
+        values = self._ragged(indices, values)[0]
+        return replace(batch, last=last, values=values, frame_lengths=frame_lengths, prosody=prosody)
 
     def units_and_mel(self, indices: Sequence[int]) -> Batch:
         """What the flow reads."""
@@ -117,21 +133,43 @@ class FeatureStore:
         mel = pad_sequence(mels, batch_first=True).transpose(1, 2)  # (B, M, F)
         return Batch(mel=mel, mel_lengths=lengths, **self._units(indices))
 
-    def segments(self, indices: Sequence[int], n_frames: int, generator: torch.Generator) -> Batch:
-        """What the vocoder reads: n_frames mel frames from a random place of each utterance, with F0 and waveform."""
+    def segments(
+        self, indices: Sequence[int], n_frames: int, generator: torch.Generator, stretch: float = 1.0
+    ) -> Batch:
+        """What the vocoder reads: n_frames mel frames from a random place of each utterance, with F0 and waveform.
+
+        stretch: each segment is played up to this factor faster or slower, which shifts its pitch and formants.
+        """
         mels, f0s, wavs = [], [], []
         for i in indices:
-            places = self.rows[i]["n_mels"] - n_frames + 1
+            draw = float(torch.rand((), generator=generator)) * 2 - 1
+            percent = round(100 * stretch**draw)
+            length = -(-n_frames * percent // 100)  # mel frames before the shift
+            places = self.rows[i]["n_mels"] - length + 1
             if places < 1:
                 raise TasteError(
-                    f"{self.rows[i]['id']} is shorter than a segment of {n_frames} mel frames; leave it out."
+                    f"{self.rows[i]['id']} is shorter than a segment of {length} mel frames; leave it out."
                 )
             start = int(torch.randint(places, (1,), generator=generator))
-            end = start + n_frames
-            mels.append(self._lazy(i, "mel")[:, start:end].float())
-            f0s.append(self._lazy(i, "f0")[start:end].float())
-            wavs.append(self._lazy(i, "wav")[start * 256 : end * 256].float() / 32767)
+            end = start + length
+            wav = self._lazy(i, "wav")[start * 256 : end * 256].float() / 32767
+            f0 = self._lazy(i, "f0")[start:end].float()
+            if percent == 100:
+                mel = self._lazy(i, "mel")[:, start:end].float()
+            else:
+                wav = torchaudio.functional.resample(wav, percent, 100)[: n_frames * 256]
+                mel = vocoder_mel(wav)
+                f0 = f0[torch.arange(n_frames) * percent // 100] * percent / 100
+            mels, f0s, wavs = [*mels, mel], [*f0s, f0], [*wavs, wav]
         return Batch(mel=torch.stack(mels), f0=torch.stack(f0s), wav=torch.stack(wavs))
+
+    def _unit_words(self, index: int) -> torch.Tensor:
+        """(U,) word number of every unit."""
+        n_units, times = self.rows[index]["n_units"], self.tensor(index, "word_times")  # (W, 2)
+        if not len(times):
+            return torch.full((n_units,), -1)
+        middle = (torch.arange(n_units) + 0.5) / UNIT_RATE
+        return torch.searchsorted(times[:, 1].contiguous(), middle).clamp(max=len(times) - 1)
 
     def _units(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         units, lengths = self._ragged(indices, "units")

@@ -9,6 +9,9 @@ Axes: S samples, N text tokens, T encoder frames, U units, F mel frames, D width
 
 import csv
 import hashlib
+import json
+import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from tqdm import tqdm
 from .audio import HOP, SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, log_mel, read_audio, vocoder_mel
 from .encoder import WhisperEncoder
 from .errors import TasteError
+from .pitch import HOP as MEL_HOP
 from .pitch import mel_pitch
 from .shards import SHARD, read_shard_rows, write_shard
 from .speaker import GE2E, load_speaker_encoder
@@ -39,10 +43,11 @@ class Utterance:
     split: str
     seconds: float
     style: str
+    words: list[tuple[str, float, float]]  # word, start, end in seconds; empty when the corpus has no alignment
 
 
 def read_manifest(folder: str | Path) -> list[Utterance]:
-    """Read `manifest.tsv` (columns id, audio, text, speaker, split, seconds, maybe style) of a corpus folder.
+    """Read `manifest.tsv` (columns id, audio, text, speaker, split, seconds, maybe style and words) of a corpus folder.
 
     Paths of recordings count from the folder. Raises TasteError when the manifest is missing or has no such columns.
     """
@@ -60,6 +65,7 @@ def read_manifest(folder: str | Path) -> list[Utterance]:
                     row["split"],
                     float(row["seconds"]),
                     row.get("style", ""),
+                    [tuple(word) for word in json.loads(row.get("words") or "[]")],
                 )
                 for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             ]
@@ -91,11 +97,12 @@ class FeatureExtractor:
         return cls(encoder, load_tokenizer(folder), units, load_speaker_encoder(), layers)
 
     @torch.no_grad()
-    def extract(self, wav: torch.Tensor, text: str) -> dict[str, torch.Tensor]:
-        """wav: (S,) at 22.05 kHz, at most 30 s; text: its transcript. Returns
+    def extract(self, wav: torch.Tensor, text: str, times: Sequence[tuple] = ()) -> dict[str, torch.Tensor]:
+        """wav: (S,) at 22.05 kHz, at most 30 s; text: its transcript; times: (word, start, end) or nothing. Returns
 
         token_ids, word_ids (N,); last, hidden_<l> (T, D) float16 with T = ceil(50 * seconds); units (U,);
-        speaker_embedding (256,); mel (80, F), f0 (F,) in Hz, wav (256 F,) int16.
+        speaker_embedding (256,); mel (80, F), f0 (F,) in Hz, wav (256 F,) int16; prosody (W, 3), see `word_prosody`;
+        word_times (W, 2) in seconds.
         Raises TasteError for unusable audio, no words, or more than 30 s.
         """
         if len(wav) > WINDOW_SECONDS * VOCODER_RATE:
@@ -112,7 +119,7 @@ class FeatureExtractor:
         # draws most of the attention of the untrained aggregator's deeper layers (chapter 2).
         # dev: trimmed-keys
         n_frames = -(-len(low) // (2 * HOP))
-        mel = vocoder_mel(wav)  # (80, F)
+        mel, f0 = vocoder_mel(wav), mel_pitch(wav)  # (80, F), (F,)
         features = {
             "token_ids": words.token_ids.int(),
             "word_ids": words.word_ids.int(),
@@ -121,15 +128,60 @@ class FeatureExtractor:
             "units": self.units.encode(low).short(),
             "speaker_embedding": self.speaker.speaker_embedding(low),
             "mel": mel,
-            "f0": mel_pitch(wav),
+            "f0": f0,
             "wav": (wav[: mel.shape[1] * 256].clamp(-1, 1) * 32767).short(),
+            "prosody": word_prosody(mel, f0, times),
+            "word_times": torch.tensor([(start, end) for _, start, end in times]).reshape(-1, 2),
         }
+        assert len(times) in (0, int(words.word_ids.max()) + 1), f"{len(times)} word times for: {text}"
         return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in features.items()}
 
     @property
     def fingerprint(self) -> str:
         """Changes with the units and the layers, so that a cache made with others is not taken for this one."""
-        return hashlib.sha256(self.units.centroids.numpy().tobytes() + str(self.layers).encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            self.units.centroids.numpy().tobytes() + f"{self.layers} prosody shifted".encode()
+        ).hexdigest()[:16]
+
+
+def word_prosody(mel: torch.Tensor, f0: torch.Tensor, times: Sequence[tuple]) -> torch.Tensor:
+    """How each word is said: log of its seconds, pitch and loudness relative to the utterance. (W, 3), NaN = unknown.
+
+    mel: (80, F), f0: (F,) in Hz. Pitch: median log F0 of the voiced frames minus that of the utterance. Loudness: mean
+    log-mel minus the mean over the words.
+    """
+    voiced = f0 > 0
+    middle = f0[voiced].log().median() if voiced.any() else torch.tensor(torch.nan)
+    loudness = mel.mean(dim=0)  # (F,)
+    rows = []
+    for _, start, end in times:
+        first = min(int(start * VOCODER_RATE / MEL_HOP), mel.shape[1] - 1)
+        last = max(first + 1, int(end * VOCODER_RATE / MEL_HOP))
+        tones = f0[first:last][voiced[first:last]]
+        pitch = tones.log().median() - middle if len(tones) >= 3 else torch.tensor(torch.nan)
+        rows.append((math.log(max(end - start, 0.02)), float(pitch), float(loudness[first:last].mean())))
+    table = torch.tensor(rows).reshape(-1, 3)
+    table[:, 2] -= table[:, 2].mean()
+    return table
+
+
+def shift_of(utterance: Utterance) -> float:
+    """How much faster and higher a training recording is played; 1 for half of them and for all held-out ones.
+
+    Five synthetic voices are few. A shifted recording has other formants, another pitch and tempo: another speaker.
+    """
+    # dev: shifted-voices
+    draw = random.Random(utterance.id)
+    return 1.0 if utterance.split != "train" or draw.random() < 0.5 else draw.uniform(0.85, 1.2)
+
+
+def shifted(wav: torch.Tensor, times: Sequence[tuple], factor: float) -> tuple[torch.Tensor, list[tuple]]:
+    """Play a recording (S,) `factor` times as fast, by resampling: (S / factor,), and its word times."""
+    if factor == 1:
+        return wav, list(times)
+    wav = torchaudio.functional.resample(wav, round(100 * factor), 100)
+    factor = round(100 * factor) / 100
+    return wav, [(word, start / factor, end / factor) for word, start, end in times]
 
 
 def build(
@@ -152,7 +204,10 @@ def build(
         path = folder / f"features-{number:05d}.safetensors"
         if path.is_file() and _fits(path, part, extractor.fingerprint):
             continue
-        features = [extractor.extract(read_audio(u.audio, VOCODER_RATE), u.text) for u in part]
+        features = []
+        for u in part:
+            wav, times = shifted(read_audio(u.audio, VOCODER_RATE), u.words, shift_of(u))
+            features.append(extractor.extract(wav, u.text, times))
         rows = [_row(u, f) for u, f in zip(part, features, strict=True)]
         write_shard(path, rows, features, extractor.fingerprint)
         written += 1
@@ -167,8 +222,9 @@ def _row(utterance: Utterance, features: dict[str, torch.Tensor]) -> dict:
         "n_units": len(features["units"]),
         "n_mels": features["mel"].shape[1],
     }
-    names = ("id", "split", "speaker", "style", "seconds", "text")
-    return {name: getattr(utterance, name) for name in names} | lengths
+    names = ("id", "split", "speaker", "style", "text")
+    seconds = features["mel"].shape[1] * MEL_HOP / VOCODER_RATE
+    return {name: getattr(utterance, name) for name in names} | {"seconds": round(seconds, 3)} | lengths
 
 
 def _fits(path: Path, part: Sequence[Utterance], fingerprint: str) -> bool:

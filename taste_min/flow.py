@@ -155,6 +155,8 @@ class Flow(nn.Module):
             position_dropout=config.dropout,
             attention_dropout=config.dropout,
         )
+        if config.speaker_in_encoder:
+            self.encoder_speaker = nn.Linear(config.d_speaker, config.d_model)
         self.encoder_proj = nn.Linear(config.d_model, config.n_mels)
         self.length_regulator = LengthRegulator(config.n_mels)
         self.decoder = FlowMatching(config)
@@ -168,10 +170,14 @@ class Flow(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The condition: mu (B, M, F), speaker (B, M), and the mask of the frames (B, 1, F) or None."""
         valid = torch.arange(units.shape[1], device=units.device) < unit_lengths[:, None]  # (B, U)
-        hidden = self.encoder(self.input_embedding(units.clamp(min=0)), valid)  # (B, U, D)
+        speaker_embedding = F.normalize(speaker_embedding, dim=-1)
+        x = self.input_embedding(units.clamp(min=0))  # (B, U, D)
+        if self.config.speaker_in_encoder:
+            x = x + self.encoder_speaker(speaker_embedding)[:, None]  # dev: mu-loss
+        hidden = self.encoder(x, valid)  # (B, U, D)
         mask = length_mask(frames, int(frames.max()))
         mu = self.length_regulator(self.encoder_proj(hidden).transpose(1, 2), unit_lengths, frames, mask)
-        return mu, self.spk_embed_affine_layer(F.normalize(speaker_embedding, dim=-1)), mask
+        return mu, self.spk_embed_affine_layer(speaker_embedding), mask
 
     def forward(
         self,
@@ -181,14 +187,24 @@ class Flow(nn.Module):
         mel_lengths: torch.Tensor,
         speaker_embedding: torch.Tensor,
         generator: torch.Generator | None = None,
+        prior_only: bool = False,
     ) -> torch.Tensor:
-        """Training loss (scalar). units: (B, U), mel: (B, M, F) from `audio.vocoder_mel`, speaker_embedding: (B, S).
+        """Training loss (scalar): flow matching, plus `prior_weight` times the distance of mu, or `prior_only` this.
+
+        units: (B, U), mel: (B, M, F) from `audio.vocoder_mel`, speaker_embedding: (B, S).
 
         Units and mel are padded on the right with anything; the units are stretched to the mel's true length.
         """
-        mel = mel[:, :, : int(mel_lengths.max())]
+        config = self.config
+        # dev: mel-normalised
+        mel = (mel[:, :, : int(mel_lengths.max())] - config.mel_mean) / config.mel_std
         mu, speaker, mask = self.encode(units, unit_lengths, mel_lengths, speaker_embedding)
-        return self.decoder.loss(masked(mel, mask), mask, mu, speaker, generator)
+        # Teaches the unit encoder directly what the U-Net would teach it slowly (as in Grad-TTS).
+        # dev: mu-loss
+        prior = masked(mu.float() - mel, mask).square().sum() / (mel_lengths.sum() * mel.shape[1])
+        if prior_only:
+            return prior
+        return self.decoder.loss(masked(mel, mask), mask, mu, speaker, generator) + config.prior_weight * prior
 
     @torch.no_grad()
     def generate(
@@ -218,4 +234,4 @@ class Flow(nn.Module):
         n_timesteps = self.config.n_timesteps if n_timesteps is None else n_timesteps
         guidance = self.config.guidance if guidance is None else guidance
         mel = self.decoder.sample(noise, mask, mu, speaker, n_timesteps, guidance, one_batch)
-        return Mel(mel, frames)
+        return Mel(masked(mel * self.config.mel_std + self.config.mel_mean, mask), frames)

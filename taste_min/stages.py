@@ -47,11 +47,12 @@ class Stage:
     settings: dict[str, TrainConfig]
 
 
-_FINE_TUNED = (("aggregator.", 0.3),)  # it starts from Whisper's decoder, so it learns slower than the rest
+_FINE_TUNED = (("aggregator.", 0.7),)  # it starts from Whisper's decoder, so it learns slower than the rest
 _TINY = {"log_every": 1, "eval_every": 4, "eval_batches": 2, "save_every": 2, "prepare_batches": 4, "bfloat16": False}
 _TINY_TOKENIZER = TrainConfig(8, 1e-3, 2, 400, micro_batches=2, **_TINY)
 _SEGMENT = {"tiny": 8, "mini": 32}  # mel frames
-_ADVERSARY_FROM = {"tiny": 3, "mini": 3500}  # step
+_ADVERSARY_FROM = {"tiny": 3, "mini": 2600}  # step
+_UNET_FROM = {"tiny": 2, "mini": 4000}  # step
 _ADVERSARIES = {
     "tiny": DiscriminatorConfig(periods=(2, 3), period_channels=(4, 8), n_ffts=(128, 256), spectral_channels=4),
     "mini": DiscriminatorConfig(),
@@ -87,10 +88,10 @@ STAGES = {
         Stage(
             "flow",
             None,
-            FlowObjective,
+            lambda config: FlowObjective(config, _UNET_FROM[config.name]),
             {
                 "tiny": TrainConfig(8, 1e-3, 2, 300, **_TINY),
-                "mini": TrainConfig(3500, 1e-3, 300, 4000, ema_decay=0.999),
+                "mini": TrainConfig(9000, 1e-3, 300, 4000, ema_decay=0.999),
             },
         ),
         Stage(

@@ -79,6 +79,10 @@ class Run:
         torch.manual_seed(seed_of(self.seed, 3))
         self.objective.prepare(self.load_batch(n)[0] for n in range(self.config.prepare_batches))
 
+    def finish(self) -> None:
+        """What the stage does once, after its last step."""
+        self.objective.finish(self.load_batch(n)[0] for n in range(self.config.prepare_batches))
+
     def train_step(self) -> dict[str, float]:
         """One update of every part; returns the means over the micro-batches of all processes."""
         config, n_processes = self.config, self.accelerator.num_processes
@@ -216,6 +220,7 @@ def run_stage(run: Run, resume: bool, progress: bool = True) -> dict[str, float]
                 run.save()
             bar.update()
     bar.close()
+    run.finish()
     run.accelerator.wait_for_everyone()
     return dev if run.step > start_step else run.evaluate()
 

@@ -204,6 +204,12 @@ class UnitDecoder(nn.Module):
         """
         prompts = self.prompts(text_ids, text_lengths, speaker_embedding, self._audio(taste_embeddings, text_only))
         embedded = self.speech_embedding(units.clamp(min=0)).to(prompts[0])  # (B, U, D)
+        if self.training and self.config.unit_dropout:
+            # The past units alone say much about the next one. Hiding some of them makes the decoder listen to
+            # text and codes from the first steps on, and robust to its own mistakes.
+            # dev: unit-dropout
+            share = self.config.unit_dropout * torch.rand(len(units), 1, device=units.device)
+            embedded = embedded * (torch.rand(units.shape, device=units.device) >= share)[..., None]
         lengths = unit_lengths.tolist()
         sequences = [torch.cat((p, e[:n])) for p, e, n in zip(prompts, embedded, lengths, strict=True)]  # (T, D)
         labels = []

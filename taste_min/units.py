@@ -1,27 +1,32 @@
 """Speech units: the discrete sequence that the unit decoder writes and the flow reads (paper section 3.1).
 
 The paper's units are the codes of the supervised S3 tokenizer (CosyVoice): 4096 units, 50 per second. The mini
-preset has its own: 512 clusters of hidden states of Whisper base, a network that shares nothing with the encoder under
-study (Whisper tiny.en), so that units favour none of its layers.
+preset has its own: 1024 clusters of hidden states of Whisper base and the pitch. That network shares nothing with the
+encoder under study (Whisper tiny.en), so that units favour none of its layers.
 
 Axes: M mel bands, F mel frames, T encoder frames, U units, D feature width, K clusters.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+import torchaudio
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .audio import HOP, SAMPLE_RATE, WINDOW_SECONDS, check_audio, log_mel
+from .audio import HOP, SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, check_audio, log_mel
 from .errors import TasteError
 from .onnx_session import open_graph
+from .pitch import HOP as PITCH_HOP
+from .pitch import mel_pitch
 
 UNIT_SAMPLES = 2 * HOP  # samples of one unit at 16 kHz: 50 units per second
+PITCH_WEIGHT = 8.0  # of the pitch against one of the 512 standardised features of Whisper base
 
 
 class S3Tokenizer:
@@ -54,24 +59,50 @@ class S3Tokenizer:
         return torch.from_numpy(ids).flatten().long()  # (U,)
 
 
+def relative_pitch(wav: torch.Tensor, n_units: int) -> torch.Tensor:
+    """Natural log of F0 over its median in the recording, 0 where there is no voice; wav at 16 kHz -> (n_units,).
+
+    Limited to half an octave and a bit either way, so that octave errors of the tracker do not lead a cluster.
+    """
+    f0 = mel_pitch(torchaudio.functional.resample(wav, SAMPLE_RATE, VOCODER_RATE))  # (F,) Hz
+    if not (f0 > 0).any():
+        return torch.zeros(n_units)
+    middle = (torch.arange(n_units) + 0.5) * UNIT_SAMPLES / SAMPLE_RATE * VOCODER_RATE / PITCH_HOP
+    f0 = f0[middle.long().clamp(max=len(f0) - 1)]  # (U,)
+    voiced = f0 > 0
+    if not voiced.any():
+        return torch.zeros(n_units)
+    return torch.where(voiced, (f0 / f0[voiced].median()).clamp(min=1e-3).log(), 0.0).clamp(-0.5, 0.5)
+
+
 class WhisperStates:
-    """Hidden states of one layer of a Whisper encoder as features for clustering: `states(wav) -> (U, D)`.
+    """Hidden states of one layer of a Whisper encoder as features for clustering: `states(wav) -> (U, D + 1)`.
+
+    The last column is the pitch. A network trained to write text hides the pitch in so small a part of its states that
+    clusters lose it, and speech made from the units could not follow the melody of the original.
 
     The recording is read as it is, without the padding to 30 s that Whisper was trained with: it is six times faster,
     and a unit must not depend on how much silence follows. Units are learnt from the same unpadded states.
     """
 
-    def __init__(self, encoder: nn.Module, layer: int = 4):
-        """encoder: a transformers Whisper encoder. layer: how many of its layers are applied."""
-        self.encoder, self.layer = encoder.eval(), layer
+    def __init__(self, encoder: nn.Module | None, layer: int = 4):
+        """encoder: a transformers Whisper encoder; None = see `from_assets`. layer: how many layers are applied."""
+        self.given, self.layer = encoder, layer
 
     @classmethod
     def from_assets(cls, layer: int = 4) -> "WhisperStates":
-        """Whisper base of the mini preset; fetched on first use."""
+        """Whisper base of the mini preset; fetched and loaded when the first recording comes."""
+        return cls(None, layer)
+
+    @functools.cached_property
+    def encoder(self) -> nn.Module:
         from .assets import fetch
         from .ct2 import load_whisper
 
-        return cls(load_whisper(fetch("whisper-base")).model.encoder, layer)
+        encoder = self.given
+        if encoder is None:
+            encoder = load_whisper(fetch("whisper-base")).model.encoder
+        return encoder.eval()
 
     @torch.no_grad()
     def __call__(self, wav: torch.Tensor) -> torch.Tensor:
@@ -82,7 +113,8 @@ class WhisperStates:
         x = x + encoder.embed_positions.weight[:n_units]
         for layer in encoder.layers[: self.layer]:
             x = layer(x, None)
-        return x[0]
+        # dev: units-with-pitch
+        return torch.cat((x[0], relative_pitch(wav, n_units)[:, None]), dim=1)  # (U, D + 1)
 
 
 def cepstra(wav: torch.Tensor, n_coefficients: int = 13) -> torch.Tensor:
@@ -146,7 +178,7 @@ class MiniUnits:
         cls,
         wavs: Iterable[torch.Tensor],
         features: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        n_units: int = 512,
+        n_units: int = 1024,
         max_frames: int = 150_000,
         iterations: int = 30,
         seed: int = 0,
@@ -161,8 +193,11 @@ class MiniUnits:
             raise TasteError(f"{len(frames)} frames are too few for {n_units} units; give at least {4 * n_units}.")
         generator = torch.Generator().manual_seed(seed)
         frames = frames[torch.randperm(len(frames), generator=generator)[:max_frames]]
+        mean, std = frames.mean(dim=0), frames.std(dim=0).clamp(min=1e-4)
+        if isinstance(features, WhisperStates):
+            std[-1] /= PITCH_WEIGHT
         # Rounded as they will be stored, so that a saved tokenizer gives the same units.
-        mean, std = frames.mean(dim=0).half().float(), frames.std(dim=0).clamp(min=1e-4).half().float()
+        mean, std = mean.half().float(), std.half().float()
         centroids = kmeans((frames - mean) / std, n_units, iterations, generator)
         return cls(features, mean, std, centroids.half())
 
@@ -181,6 +216,7 @@ class MiniUnits:
         tensors = {"mean": self.mean, "std": self.std, "centroids": self.centroids}
         layer = getattr(self.features, "layer", -1)  # -1 = cepstra
         save_file({k: v.half().contiguous() for k, v in tensors.items()}, str(path), metadata={"layer": str(layer)})
+        Path(path).chmod(0o644)
 
     @classmethod
     def load(cls, path: str | Path, features: Callable[[torch.Tensor], torch.Tensor] | None = None) -> "MiniUnits":

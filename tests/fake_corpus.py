@@ -22,6 +22,8 @@ def fake_features(seed: int, n_tokens: int, n_units: int) -> dict[str, torch.Ten
         "mel": torch.arange(n_mels).half().expand(80, -1).contiguous() / 100,
         "f0": torch.full((n_mels,), 176.0).half(),
         "wav": tone.short(),
+        "word_times": torch.arange(int(words[-1]) + 1)[:, None] * 0.1 + torch.tensor([0.0, 0.1]),
+        "prosody": torch.randn(int(words[-1]) + 1, 3, generator=g).half(),
     }
 
 

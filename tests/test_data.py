@@ -95,7 +95,7 @@ class FakeExtractor:
     def __init__(self, fail_at: int | None = None):
         self.calls, self.fail_at = 0, fail_at
 
-    def extract(self, wav, text):
+    def extract(self, wav, text, times):
         self.calls += 1
         if self.calls == self.fail_at:
             raise KeyboardInterrupt
