@@ -130,8 +130,13 @@ class SpeechRecognizer:
         """The most probable token at every step: (1, T, D) -> words."""
         prompt = torch.tensor([[*self.decoder.config.prefix, self.no_timestamps]])
         # transformers' plain generation loop; Whisper's own wrapper around it only adds what long audio needs.
+        # Half of the context is more than anybody says in 30 s; on noise the model can repeat itself without end.
         ids = GenerationMixin.generate(
-            self.whisper, encoder_outputs=BaseModelOutput(states), decoder_input_ids=prompt, do_sample=False
+            self.whisper,
+            encoder_outputs=BaseModelOutput(states),
+            decoder_input_ids=prompt,
+            do_sample=False,
+            max_length=prompt.shape[1] + self.whisper.config.max_target_positions // 2,
         )[0]
         return split_words(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True))
 
@@ -139,6 +144,11 @@ class SpeechRecognizer:
         if not words:
             return []
         text = tokenize(self.tokenizer, words)
+        config = self.decoder.config
+        fits = config.n_positions - len(config.prefix) - 2  # tokens beside the prefix and the mark in front of the text
+        if len(text.token_ids) > fits:  # noise heard as an endless repetition, which single words spell out longer
+            words = words[: int(text.word_ids[fits])]
+            text = tokenize(self.tokenizer, words)
         ids = torch.cat([torch.tensor([self.no_timestamps]), text.token_ids])[None]  # (1, 1 + N)
         lengths = torch.tensor([ids.shape[1]])
         output = self.decoder(ids, torch.zeros_like(ids), lengths, states, states, need_attention=True)

@@ -93,6 +93,13 @@ def test_times_of_known_words_cover_the_recording_in_order(random_recognizer):
     assert random_recognizer.locate(wav, []) == []
 
 
+def test_an_endless_repetition_is_cut_where_the_context_ends(random_recognizer, monkeypatch):
+    loop = ["ah"] * 1000
+    monkeypatch.setattr(random_recognizer, "_greedy", lambda states: loop)
+    words = random_recognizer.transcribe(torch.randn(16000)).words
+    assert 0 < len(words) < random_recognizer.decoder.config.n_positions
+
+
 @pytest.mark.assets
 def test_human_clips_are_understood_and_located():
     """WER at most 10 % over the five LibriVox clips, word starts within 120 ms (median) of the packaged alignment."""
