@@ -20,7 +20,8 @@ _HOME = {
     "Flow": "flow",
     "Vocoder": "vocoder",
     "Taste": "tokenizer",
-    "TasteTokens": "tokenizer",
+    "TasteTokens": "tokens",
+    "Decoded": "speech_decoder",
     "Taslm": "taslm",
 }
 __all__ = ["__version__", *_HOME]

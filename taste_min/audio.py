@@ -9,6 +9,7 @@ Axes: B batch, S samples, F mel frames, M mel bands.
 """
 
 import functools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +87,14 @@ def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE, convert: bool =
 
 
 def write_audio(path: str | Path, wav: torch.Tensor, sample_rate: int = VOCODER_RATE) -> None:
-    """Write `wav (S,)`, clipped to [-1, 1]; the suffix decides the format (wav, flac, mp3, ogg)."""
-    samples = np.clip(wav.detach().cpu().float().numpy(), -1, 1)
-    soundfile.write(str(path), samples, sample_rate)
+    """Write `wav (S,)`, clipped to [-1, 1]; the suffix decides the format (wav, flac, mp3, ogg).
+
+    The file appears whole or not at all.
+    """
+    path, samples = Path(path), np.clip(wav.detach().cpu().float().numpy(), -1, 1)
+    partial = path.with_name(f"{path.stem}.part{path.suffix}")
+    soundfile.write(str(partial), samples, sample_rate)
+    os.replace(partial, path)
 
 
 def split_windows(wav: torch.Tensor) -> list[tuple[int, int]]:

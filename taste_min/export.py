@@ -12,11 +12,13 @@ import os
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .aggregator import Aggregator
 from .config import TasteConfig
+from .errors import TasteError
 from .flow import Flow
 from .quantizer import ResidualVQ
 from .unit_decoder import UnitDecoder
@@ -24,6 +26,10 @@ from .vocoder import Vocoder
 
 MANIFEST, PROJECTION = "manifest.json", "text_projection"
 FULL_PRECISION = ("quantizer",)  # rounding its codebooks would move words to other codes
+TRAINING_ONLY = (".embed_avg", ".cluster_size")  # running statistics of the codebooks
+TEXT_ONLY = "text_only"  # a unit decoder that never heard audio, the baseline
+# what may be missing from a file: the aggregator's is Whisper's decoder where it was not trained
+LEFT_OUT = {"aggregator": ("",), TEXT_ONLY: ("audio_", "fusion")}
 
 
 def text_projection(table: torch.Tensor, width: int) -> torch.Tensor:
@@ -46,7 +52,10 @@ def start_from_whisper(objective: nn.Module) -> None:
 
     decoder = load_whisper(fetch("whisper-tiny-en")).model.decoder
     if hasattr(objective, "aggregator"):
-        objective.aggregator.load_whisper_decoder(decoder)
+        # Its own projection of the values lets the alignment of the deeper layers survive the exchange of the values
+        # from the first step on; the identity takes longer to train (see the register).
+        # dev: whisper-values
+        objective.aggregator.load_whisper_decoder(decoder, identity_values=False)
     embedding, table = objective.unit_decoder.text_embedding, decoder.embed_tokens.weight.detach()
     embedding.weight.requires_grad_(False)  # dev: projected-text
     objective.unit_decoder.register_buffer(PROJECTION, text_projection(table, embedding.embedding_dim))
@@ -59,10 +68,12 @@ def write_parts(folder: Path, parts: dict[str, nn.Module]) -> list[str]:
     for name, module in parts.items():
         frozen = {key for key, parameter in module.named_parameters() if not parameter.requires_grad}
         tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items() if k not in frozen}
+        tensors = {k: v for k, v in tensors.items() if not k.endswith(TRAINING_ONLY)}
         if name not in FULL_PRECISION:
             tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         partial = folder / f"{name}.part"
         save_file(tensors, str(partial))
+        partial.chmod(0o644)  # the library writes files that only their owner can read
         os.replace(partial, folder / f"{name}.safetensors")
     return [f"{name}.safetensors" for name in parts]
 
@@ -82,12 +93,14 @@ def write_manifest(folder: Path, stage: str, facts: dict, files: list[str]) -> d
 def load_parts(folder: Path, config: TasteConfig, decoder: nn.Module | None) -> dict[str, nn.Module]:
     """Every part found in a folder of `write_parts`, float32, in eval mode.
 
-    decoder: the Whisper decoder whose tables were left out; None when nothing was (the tiny preset).
+    decoder: the Whisper decoder whose tables were left out; None when nothing was (the tiny preset). Raises TasteError
+    for a file that is damaged or belongs to another model.
     """
     makers = {
         "aggregator": lambda: Aggregator(config.aggregator),
         "quantizer": lambda: ResidualVQ(config.rvq),
         "unit_decoder": lambda: UnitDecoder(config.unit_decoder),
+        TEXT_ONLY: lambda: UnitDecoder(config.unit_decoder),
         "flow": lambda: Flow(config.flow),
         "vocoder": lambda: Vocoder(config.vocoder),
     }
@@ -96,12 +109,29 @@ def load_parts(folder: Path, config: TasteConfig, decoder: nn.Module | None) -> 
         path = folder / f"{name}.safetensors"
         if not path.is_file():
             continue
-        part, weights = make(), {k: v.float() for k, v in load_file(path).items()}
+        part = make()
         if decoder is not None and name == "aggregator":
             part.load_whisper_decoder(decoder)
-        if PROJECTION in weights:
-            part.text_embedding.weight.data = decoder.embed_tokens.weight.detach() @ weights.pop(PROJECTION)
-        missing, unknown = part.load_state_dict(weights, strict=False)
-        assert not unknown, f"{path} has weights of another model: {unknown[:3]}"
+        _load(part, path, LEFT_OUT.get(name, ()), decoder)
         parts[name] = part.eval()
     return parts
+
+
+def _load(part: nn.Module, path: Path, left_out: tuple[str, ...], decoder: nn.Module | None) -> None:
+    """Fill one part from its file; only tensors whose names start as in `left_out` may be missing from it."""
+    try:
+        weights = {k: v.float() for k, v in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise TasteError(f"{path} is damaged; copy it again or export the part again.") from error
+    if PROJECTION in weights and decoder is not None:
+        weights["text_embedding.weight"] = decoder.embed_tokens.weight.detach() @ weights.pop(PROJECTION)
+    if isinstance(part, ResidualVQ):
+        for key in [key for key in weights if key.endswith(".embed")]:  # moving averages may start again
+            weights.setdefault(f"{key}_avg", weights[key])
+            weights.setdefault(key.replace(".embed", ".cluster_size"), torch.ones(len(weights[key])))
+    own = part.state_dict()
+    wrong = [key for key in weights if key not in own or own[key].shape != weights[key].shape]
+    wrong += [key for key in own if key not in weights and not key.startswith(left_out)]
+    if wrong:
+        raise TasteError(f"{path} holds weights of another model or size ({wrong[0]} does not fit); export it again.")
+    part.load_state_dict(weights, strict=False)

@@ -1,76 +1,33 @@
-"""TASTE as one object: speech -> text + one row of R codes per word (paper section 3.1, figure 2).
+"""TASTE as one object: speech -> text + one row of R codes per word -> speech (paper section 3.1, figure 2).
 
-Axes: S samples, N text tokens, W words, T encoder frames, D width, R quantiser layer.
+Axes: S samples, N text tokens, W words, T encoder frames, D width, R quantiser layer, U units.
 """
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import nn
 
 from . import assets, config
 from .aggregator import Aggregator, AggregatorOutput
 from .asr import SpeechRecognizer
 from .audio import SAMPLE_RATE, SILENCE, WINDOW_SECONDS, check_audio, log_mel, split_windows
-from .bitrate import Bitrate, bitrate
 from .encoder import EncoderOutput, WhisperEncoder
 from .errors import TasteError
+from .export import TEXT_ONLY, load_parts
+from .flow import Flow
 from .quantizer import ResidualVQ
+from .speaker import GE2E, CAMPPlus, load_speaker_encoder
+from .speech_decoder import Decoded, SpeechDecoder
 from .text import TokenizedText, Word, split_words, tokenize
+from .tokens import TasteTokens
+from .unit_decoder import UnitDecoder
+from .units import UNIT_SAMPLES, MiniUnits
+from .vocoder import Vocoder
 
+__all__ = ["CHECKPOINTS", "Decoded", "Taste", "TasteTokens", "TowerOutput"]
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-
-
-@dataclass(frozen=True)
-class TasteTokens:
-    """What TASTE keeps of an utterance.
-
-    text: transcript. words: W words with start and end in seconds. codes: (W, R) int64.
-    embeddings: (W, D) float32, the quantized vectors that the unit decoder reads.
-    n_text_tokens: Whisper tokens of the transcript. seconds: length of the recording.
-    """
-
-    text: str
-    words: list[Word]
-    codes: torch.Tensor
-    embeddings: torch.Tensor
-    n_text_tokens: int
-    seconds: float
-
-    def bitrate(self, codebook_size: int = 512, vocab_size: int = 51866) -> Bitrate:
-        """Bit/s of this utterance, silences included (paper section 4.1)."""
-        return bitrate(
-            len(self.words) / self.seconds,
-            self.n_text_tokens / self.seconds,
-            self.codes.shape[1],
-            codebook_size,
-            vocab_size,
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file; text and word times go into its metadata as JSON."""
-        meta = {"text": self.text, "words": [asdict(word) for word in self.words]}
-        meta |= {"n_text_tokens": self.n_text_tokens, "seconds": self.seconds}
-        tensors = {"codes": self.codes, "embeddings": self.embeddings}
-        save_file(tensors, str(path), metadata={"taste_tokens": json.dumps(meta)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "TasteTokens":
-        """Read what `save` wrote. Raises TasteError when it is something else."""
-        try:
-            with safe_open(str(path), "pt") as file:
-                meta = json.loads(file.metadata()["taste_tokens"])
-                words = [Word(**word) for word in meta.pop("words")]
-                return cls(
-                    words=words, codes=file.get_tensor("codes"), embeddings=file.get_tensor("embeddings"), **meta
-                )
-        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise TasteError(f"{path} is not a file of TASTE tokens; make one with `taste-min encode`.") from error
 
 
 @dataclass(frozen=True)
@@ -82,40 +39,76 @@ class TowerOutput:
     aggregator: AggregatorOutput
 
 
-class Taste(nn.Module):
-    """Encoder + aggregator + quantizer + speech recogniser."""
+class Taste(SpeechDecoder):
+    """The whole path: recogniser, encoder, aggregator, quantizer; then unit decoder, flow, vocoder.
+
+    A part that was not given is None, and a method that needs it raises TasteError. `decode` and its relatives are in
+    speech_decoder.py.
+    """
 
     def __init__(
         self,
         config: config.TasteConfig,
         encoder: WhisperEncoder,
         aggregator: Aggregator,
-        quantizer: ResidualVQ,
+        quantizer: ResidualVQ | None,
         tokenizer: Tokenizer,
         recognizer: SpeechRecognizer | None = None,
+        speaker_encoder: GE2E | CAMPPlus | None = None,
+        units: MiniUnits | None = None,
+        unit_decoder: UnitDecoder | None = None,
+        text_only_decoder: UnitDecoder | None = None,
+        flow: Flow | None = None,
+        vocoder: Vocoder | None = None,
+        trim_keys: bool = False,
     ):
-        super().__init__()
-        self.config, self.tokenizer, self.recognizer = config, tokenizer, recognizer
-        self.encoder, self.aggregator, self.quantizer = encoder, aggregator, quantizer
+        """trim_keys: the aggregator attends only to frames that the recording reaches into, as it does in training;
+        without it also to the padding of the window of 30 s, as Whisper does. Decoders: see SpeechDecoder.
+        """
+        super().__init__(config, tokenizer, unit_decoder, text_only_decoder, flow, vocoder)
+        self.encoder, self.aggregator, self.quantizer, self.trim_keys = encoder, aggregator, quantizer, trim_keys
+        self.recognizer, self.speaker_encoder, self.units = recognizer, speaker_encoder, units
 
     @classmethod
-    def from_pretrained(cls, name: str = "mini") -> "Taste":
-        """Load a preset; fetches its assets on first use. Raises TasteError for unknown names."""
-        if name != "mini":
-            raise TasteError(f"there is no pretrained model called {name!r} yet; use 'mini'.")
-        preset, folder = config.mini(), assets.fetch("whisper-tiny-en")
-        recognizer = SpeechRecognizer.from_folder(folder)
-        whisper = recognizer.whisper
-        encoder = WhisperEncoder(preset.encoder)
-        encoder.encoder.load_state_dict(whisper.model.encoder.state_dict())
-        aggregator = Aggregator(preset.aggregator).load_whisper_decoder(whisper.model.decoder)
-        quantizer = ResidualVQ(preset.rvq)
-        quantizer.load_state_dict(load_file(CHECKPOINTS / name / "quantizer.safetensors"))
-        return cls(preset, encoder, aggregator, quantizer, recognizer.tokenizer, recognizer).eval()
+    def from_pretrained(cls, name: str | Path = "mini") -> "Taste":
+        """Load "mini", or a folder of parts that `taste-min train` exported; fetches the frozen networks on first use.
 
-    @property
-    def device(self) -> torch.device:
-        return self.aggregator.embed_tokens.weight.device
+        Parts without a file are None; an aggregator without one is Whisper's decoder, untrained.
+        Raises TasteError for unknown names and for damaged or foreign files.
+        """
+        folder = CHECKPOINTS / name if name == "mini" else Path(name)
+        if not folder.is_dir():
+            raise TasteError(f"there is no pretrained model called '{name}'; use 'mini' or a folder of exported parts.")
+        if not any(folder.glob("*.safetensors")):
+            raise TasteError(f"{folder} holds no parts of a model (*.safetensors); name the export of a training run.")
+        preset, assets_folder = config.mini(), assets.fetch("whisper-tiny-en")
+        recognizer = SpeechRecognizer.from_folder(assets_folder)
+        whisper = recognizer.whisper.model
+        encoder = WhisperEncoder(preset.encoder)
+        encoder.encoder.load_state_dict(whisper.encoder.state_dict())
+        parts = load_parts(folder, preset, whisper.decoder)
+        trained, units = "aggregator" in parts, None
+        if (folder / "units.safetensors").is_file():
+            units = MiniUnits.load(folder / "units.safetensors")
+            if units.n_units != preset.flow.n_units:
+                raise TasteError(
+                    f"{folder} has {units.n_units} units, the model {preset.flow.n_units}; export the units again."
+                )
+        return cls(
+            preset,
+            encoder,
+            parts["aggregator"] if trained else Aggregator(preset.aggregator).load_whisper_decoder(whisper.decoder),
+            parts.get("quantizer"),
+            recognizer.tokenizer,
+            recognizer,
+            load_speaker_encoder(),
+            units,
+            parts.get("unit_decoder"),
+            parts.get(TEXT_ONLY),
+            parts.get("flow"),
+            parts.get("vocoder"),
+            trim_keys=trained,
+        ).eval()
 
     @torch.no_grad()
     def look_inside(self, wav: torch.Tensor, text: str, all_layers: bool = False) -> TowerOutput:
@@ -128,22 +121,29 @@ class Taste(nn.Module):
         states = self.encoder(mel, all_layers)
         token_ids, word_ids = words.token_ids[None].to(self.device), words.word_ids[None].to(self.device)
         lengths = torch.tensor([token_ids.shape[1]], device=self.device)
-        output = self.aggregator(token_ids, word_ids, lengths, states.last, states.shallow, need_attention=True)
+        frames = torch.tensor([-(-len(wav) // UNIT_SAMPLES)], device=self.device) if self.trim_keys else None
+        output = self.aggregator(
+            token_ids, word_ids, lengths, states.last, states.shallow, need_attention=True, key_lengths=frames
+        )
         return TowerOutput(words, states, output)
 
     @torch.no_grad()
-    def encode(self, wav: torch.Tensor, text: str | None = None) -> TasteTokens:
+    def encode(self, wav: torch.Tensor, text: str | None = None, quantize: bool = True) -> TasteTokens:
         """Turn `wav (S,)` at 16 kHz into TASTE tokens.
 
         text: the transcript; when None it is recognised. A given text needs a recording of at most 30 s; longer
         recordings are transcribed and encoded window by window.
+        quantize: with False the embeddings stay continuous (the paper's condition without quantizer); the codes are
+        the quantizer's all the same, or -1 in a model that has none.
         Raises TasteError for unusable audio, or when there are no words.
         """
         wav = check_audio(wav)
+        if quantize:
+            self.part("quantizer")
         windows = split_windows(wav)
         if text is not None and len(windows) > 1:
             raise TasteError(f"a transcript can be given for at most {WINDOW_SECONDS} s of speech; cut the recording.")
-        words, codes, embeddings, n_tokens = [], [], [], 0
+        words, codes, embeddings, n_tokens, spoken = [], [], [], 0, []
         for start, end in windows:
             part, offset = wav[start:end], start / SAMPLE_RATE
             if text is None:
@@ -153,14 +153,35 @@ class Taste(nn.Module):
             if not heard:
                 continue
             tower = self.look_inside(part, " ".join(word.text for word in heard))
-            quantized = self.quantizer(tower.aggregator.pooled)
             ids = tower.text.word_ids
             first = torch.cat([torch.tensor([True]), ids[1:] != ids[:-1]])  # (N,), first token of each word
-            codes.append(quantized.codes[0, first].cpu())  # (W, R)
-            embeddings.append(quantized.quantized[0, first].cpu())  # (W, D)
+            vectors = tower.aggregator.pooled[:, first]  # (1, W, D)
+            window_codes, window_embeddings = self._quantized(vectors)
+            codes.append(window_codes[0].cpu())  # (W, R)
+            embeddings.append((window_embeddings if quantize else vectors)[0].cpu())  # (W, D)
             n_tokens += len(ids)
             words += [Word(word.text, offset + word.start, offset + word.end) for word in heard]
+            spoken.append(part)
         if not words:
             raise TasteError("there are no words; give a transcript, or a recording in which somebody speaks.")
-        joined = " ".join(word.text for word in words)
-        return TasteTokens(joined, words, torch.cat(codes), torch.cat(embeddings), n_tokens, len(wav) / SAMPLE_RATE)
+        return TasteTokens(
+            " ".join(word.text for word in words),
+            words,
+            torch.cat(codes),
+            torch.cat(embeddings),
+            n_tokens,
+            len(wav) / SAMPLE_RATE,
+            self.speaker_encoder.speaker_embedding(*spoken).cpu(),
+        )
+
+    def _quantized(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Word vectors (1, W, D) -> codes (1, W, R) and quantized vectors (1, W, D); codes -1 without a quantizer."""
+        if self.quantizer is None:
+            codes = torch.full((*vectors.shape[:2], self.config.rvq.n_quantizers), -1, device=vectors.device)
+            return codes, vectors
+        quantized = self.quantizer(vectors)
+        return quantized.codes, quantized.quantized
+
+    def unit_ids(self, wav: torch.Tensor) -> torch.Tensor:
+        """Speech units of `wav (S,)` at 16 kHz: (U,) int64, 50 per second. Fetches the units' own network once."""
+        return self.part("units").encode(wav)

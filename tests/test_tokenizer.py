@@ -1,49 +1,131 @@
-"""TASTE end to end on real speech, and its file format."""
+"""TASTE end to end: with random weights at tiny size, and on real speech."""
 
 import pytest
 import torch
+from fake_taste import TEXT, speech, tiny_taste
 
 from taste_min import assets
 from taste_min.audio import SAMPLE_RATE, read_audio
+from taste_min.config import mini
 from taste_min.errors import TasteError
-from taste_min.text import Word
-from taste_min.tokenizer import Taste, TasteTokens
-
-TOKENS = TasteTokens(
-    text="hello world",
-    words=[Word("hello", 0.1, 0.5), Word("world", 0.5, 1.0)],
-    codes=torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]]),
-    embeddings=torch.randn(2, 32),
-    n_text_tokens=3,
-    seconds=1.0,
-)
+from taste_min.export import start_from_whisper, write_parts
+from taste_min.flow import Flow
+from taste_min.objectives import TokenizerObjective
+from taste_min.tokenizer import Taste
+from taste_min.unit_decoder import Sampling
+from taste_min.units import MiniUnits, cepstra
+from taste_min.vocoder import Vocoder
 
 
-def test_tokens_survive_a_file(tmp_path):
-    TOKENS.save(tmp_path / "a.safetensors")
-    loaded = TasteTokens.load(tmp_path / "a.safetensors")
-    assert (loaded.text, loaded.words, loaded.seconds) == (TOKENS.text, TOKENS.words, TOKENS.seconds)
-    assert torch.equal(loaded.codes, TOKENS.codes)
-    assert torch.equal(loaded.embeddings, TOKENS.embeddings)
+@pytest.fixture(scope="module")
+def tiny() -> Taste:
+    return tiny_taste()
 
 
-def test_bit_rate_of_tokens_counts_words_and_text():
-    rate = TOKENS.bitrate(vocab_size=2**16)
-    assert rate.codes == 2 * 36
-    assert rate.text == 3 * 16
+def test_tokens_hold_words_codes_and_the_speaker(tiny):
+    tokens = tiny.encode(speech())
+    assert tokens.text == TEXT and [word.text for word in tokens.words] == TEXT.split()
+    assert tokens.codes.shape == (4, 4) and tokens.embeddings.shape == (4, 32)
+    torch.testing.assert_close(tiny.quantizer.decode(tokens.codes), tokens.embeddings)
+    assert tokens.n_text_tokens == len(TEXT) + 1  # a letter is a token, every word brings a space
+    assert tokens.seconds == 1.0
+    torch.testing.assert_close(tokens.speaker_embedding, tiny.speaker_encoder.speaker_embedding(speech()))
+    assert not torch.equal(tokens.speaker_embedding, tiny.encode(speech(seed=1)).speaker_embedding)
 
 
-def test_foreign_token_files_are_refused(tmp_path):
-    (tmp_path / "a.safetensors").write_bytes(b"no")
-    with pytest.raises(TasteError, match="not a file of TASTE tokens"):
-        TasteTokens.load(tmp_path / "a.safetensors")
-    with pytest.raises(TasteError, match="not a file of TASTE tokens"):
-        TasteTokens.load(tmp_path / "missing.safetensors")
+def test_a_given_text_replaces_the_recognised_one(tiny):
+    assert tiny.encode(speech(), "more tea").text == "more tea"
 
 
-def test_unknown_model_names_are_refused():
+def test_continuous_embeddings_are_not_those_of_the_codes(tiny):
+    quantized, continuous = tiny.encode(speech()), tiny.encode(speech(), quantize=False)
+    assert torch.equal(quantized.codes, continuous.codes)
+    assert not torch.allclose(quantized.embeddings, continuous.embeddings, atol=1e-2)
+    vectors = tiny.look_inside(speech(), TEXT).aggregator.pooled
+    assert torch.equal(continuous.embeddings[0], vectors[0, 0])
+    without = tiny_taste()
+    without.quantizer = None
+    assert torch.equal(without.encode(speech(), quantize=False).embeddings, continuous.embeddings)
+    assert (without.encode(speech(), quantize=False).codes == -1).all()
+
+
+def test_trimmed_keys_end_with_the_recording(tiny):
+    wav = speech(1.01)[:-1]  # 50.5 frames
+    everywhere = tiny.look_inside(wav, TEXT).aggregator.cross_attention
+    assert (everywhere[..., 51:] > 0).all()
+    trimmed = tiny_taste()
+    trimmed.trim_keys = True
+    attention = trimmed.look_inside(wav, TEXT).aggregator.cross_attention
+    assert (attention[..., 51:] == 0).all() and (attention[..., :51] > 0).all()
+    assert not torch.allclose(
+        trimmed.encode(wav, quantize=False).embeddings, tiny.encode(wav, quantize=False).embeddings
+    )
+
+
+def test_long_recordings_keep_one_speaker(tiny):
+    wav = torch.cat([speech(20.0), torch.zeros(SAMPLE_RATE), speech(20.0)])
+    tokens = tiny.encode(wav)
+    assert tokens.text == f"{TEXT} {TEXT}" and tokens.words[-1].end > 40
+    assert tokens.speaker_embedding.shape == (256,)
+    assert tokens.speaker_embedding.norm() == pytest.approx(1)
+
+
+def test_unknown_model_names_and_empty_folders_are_refused(tmp_path):
     with pytest.raises(TasteError, match="no pretrained model"):
         Taste.from_pretrained("other")
+    with pytest.raises(TasteError, match="holds no parts"):
+        Taste.from_pretrained(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Untrained parts of the mini preset, as training would export them."""
+    folder, config = tmp_path_factory.mktemp("parts"), mini()
+    torch.manual_seed(0)
+    baseline = TokenizerObjective(config, audio=False, quantize=False)
+    objective = TokenizerObjective(config, audio=True, quantize=True)
+    with torch.no_grad():
+        for model in (baseline, objective):
+            start_from_whisper(model)
+        for layer in objective.quantizer.layers:
+            layer.embed.normal_()
+            layer.initted.fill_(1)
+    parts = {**objective.exports(), "text_only": baseline.unit_decoder}
+    write_parts(folder, {**parts, "flow": Flow(config.flow), "vocoder": Vocoder(config.vocoder)})
+    centroids = torch.randn(config.flow.n_units, 39)
+    MiniUnits(cepstra, torch.zeros(39), torch.ones(39), centroids).save(folder / "units.safetensors")
+    return folder
+
+
+@pytest.mark.assets
+def test_a_folder_of_exported_parts_is_a_model(folder, clip):
+    model = Taste.from_pretrained(folder)
+    assert model.trim_keys
+    table = model.recognizer.whisper.model.decoder.embed_tokens.weight
+    assert torch.equal(model.aggregator.embed_tokens.weight, table)  # not in the file
+    for part in (model.unit_decoder, model.text_only_decoder):
+        projected = part.text_embedding.weight.detach()  # of that table, every direction with variance 1
+        torch.testing.assert_close(projected.std(dim=0), torch.ones(64), atol=0.02, rtol=0)
+    tokens = model.encode(clip[:SAMPLE_RATE], "he was not")
+    few = Sampling(max_units=10)
+    for text_only in (False, True):
+        decoded = model.decode(tokens, text_only=text_only, sampling=few, n_timesteps=1)
+        assert len(decoded.wav) == 256 * decoded.mel.shape[1]
+    assert model.unit_ids(clip[:SAMPLE_RATE]).shape == (50,)
+
+
+@pytest.mark.assets
+def test_a_folder_holds_what_it_holds(folder, tmp_path, clip):
+    for name in ("flow", "units"):
+        (tmp_path / f"{name}.safetensors").symlink_to(folder / f"{name}.safetensors")
+    model = Taste.from_pretrained(str(tmp_path))
+    assert not model.trim_keys and model.flow is not None
+    with pytest.raises(TasteError, match="has no vocoder"):
+        model.synthesize(model.unit_ids(clip), torch.ones(256), n_timesteps=1)
+    (tmp_path / "units.safetensors").unlink()
+    MiniUnits(cepstra, torch.zeros(39), torch.ones(39), torch.randn(7, 39)).save(tmp_path / "units.safetensors")
+    with pytest.raises(TasteError, match="has 7 units"):
+        Taste.from_pretrained(tmp_path)
 
 
 @pytest.fixture(scope="module")

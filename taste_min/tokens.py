@@ -1,0 +1,124 @@
+"""What TASTE keeps of an utterance: words, one row of codes per word, and the speaker (paper sections 3.1 and 4.1).
+
+Axes: W words, R quantiser layer, D width.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from .bitrate import Bitrate, bitrate
+from .errors import TasteError
+from .text import Word
+
+PIECE_SECONDS = 12.0  # longest stretch that is decoded at once; training knows single sentences only
+TENSORS = ("codes", "embeddings", "speaker_embedding")
+
+
+def spoken(word: str) -> str:
+    """A word without case and punctuation, for comparisons: `Don't,` -> `dont`."""
+    return "".join(letter for letter in word.lower() if letter.isalnum())
+
+
+@dataclass(frozen=True)
+class TasteTokens:
+    """What TASTE keeps of an utterance.
+
+    text: transcript. words: W words with start and end in seconds. codes: (W, R) int64, -1 where nothing was quantized.
+    embeddings: (W, D) float32, the vectors that the unit decoder reads. n_text_tokens: Whisper tokens of the
+    transcript. seconds: length of the recording. speaker_embedding: (256,) float32 of length 1, who spoke.
+    """
+
+    text: str
+    words: list[Word]
+    codes: torch.Tensor
+    embeddings: torch.Tensor
+    n_text_tokens: int
+    seconds: float
+    speaker_embedding: torch.Tensor
+
+    def bitrate(self, codebook_size: int = 512, vocab_size: int = 51866) -> Bitrate:
+        """Bit/s of this utterance, silences included; the speaker is not counted (paper section 4.1)."""
+        return bitrate(
+            len(self.words) / self.seconds,
+            self.n_text_tokens / self.seconds,
+            self.codes.shape[1],
+            codebook_size,
+            vocab_size,
+        )
+
+    def pieces(self, seconds: float = PIECE_SECONDS) -> list[slice]:
+        """Cut the words into runs that were spoken in at most `seconds` each (one word may be longer).
+
+        A run ends with a sentence where there is one. Short utterances are one run.
+        """
+        runs, start, n_words = [], 0, len(self.words)
+        while start < n_words:
+            end = start + 1
+            while end < n_words and self.words[end].end - self.words[start].start <= seconds:
+                end += 1
+            if end < n_words:
+                ends = [i + 1 for i in range(start, end) if self.words[i].text.endswith((".", "!", "?"))]
+                end = max(ends, default=end)
+            runs.append(slice(start, end))
+            start = end
+        return runs
+
+    def swap(self, other: "TasteTokens", words: list[int], other_words: list[int] | None = None) -> "TasteTokens":
+        """A copy in which the words with these numbers (from 0) sound as in `other`; everything else stays.
+
+        other_words: where the same words are found in `other`, by default at the same numbers. Codes and embeddings
+        change, text, times and speaker do not. Raises TasteError when a number does not exist or the words differ
+        (case and punctuation do not count), and for tokens of another model.
+        """
+        other_words = words if other_words is None else other_words
+        if len(words) != len(other_words):
+            raise TasteError(f"{len(words)} words cannot take the sound of {len(other_words)}; name as many of both.")
+        if self.codes.shape[1:] != other.codes.shape[1:] or self.embeddings.shape[1:] != other.embeddings.shape[1:]:
+            raise TasteError("the two utterances were encoded by different models; encode both with the same one.")
+        for here, there in zip(words, other_words, strict=True):
+            for number, tokens in ((here, self), (there, other)):
+                if not 0 <= number < len(tokens.words):
+                    last = len(tokens.words) - 1
+                    raise TasteError(f"there is no word {number} in '{tokens.text}'; its words are 0 to {last}.")
+            ours, theirs = self.words[here].text, other.words[there].text
+            if spoken(ours) != spoken(theirs):
+                raise TasteError(
+                    f"word {here} is '{ours}' and word {there} of the other is '{theirs}'; choose words that agree."
+                )
+        codes, embeddings = self.codes.clone(), self.embeddings.clone()
+        codes[words], embeddings[words] = other.codes[other_words], other.embeddings[other_words]
+        return replace(self, codes=codes, embeddings=embeddings)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, whole or not at all; text and word times go into its metadata as JSON."""
+        meta = {"text": self.text, "words": [asdict(word) for word in self.words]}
+        meta |= {"n_text_tokens": self.n_text_tokens, "seconds": self.seconds}
+        tensors = {name: getattr(self, name).contiguous() for name in TENSORS}
+        partial = Path(f"{path}.part")
+        partial.write_bytes(save(tensors, {"taste_tokens": json.dumps(meta)}))
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "TasteTokens":
+        """Read what `save` wrote. Raises TasteError when it is something else."""
+        try:
+            with safe_open(str(path), "pt") as file:
+                meta = json.loads(file.metadata()["taste_tokens"])
+                missing = set(TENSORS) - set(file.keys())
+                if missing:
+                    raise TasteError(
+                        f"{path} comes from an older version ({', '.join(missing)} missing); encode again."
+                    )
+                words = [Word(**word) for word in meta.pop("words")]
+                tokens = cls(words=words, **{name: file.get_tensor(name) for name in TENSORS}, **meta)
+            if not len(words) == len(tokens.codes) == len(tokens.embeddings):
+                raise ValueError("one row per word")
+            return tokens
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:  # JSON errors are ValueErrors
+            raise TasteError(f"{path} is not a file of TASTE tokens; make one with `taste-min encode`.") from error
