@@ -43,7 +43,9 @@ def in_dictionary(word: str) -> bool:
     return _decoder(*SETTINGS[0]).lookup_word(word) is not None
 
 
-def _segments(samples: bytes, words: list[str], frame_rate: int, beam: int) -> list[tuple[float, float]] | None:
+def _segments(
+    samples: bytes, words: list[str], frame_rate: int, beam: int, margin: float
+) -> list[tuple[float, float]] | None:
     """(start, end) in seconds of every dictionary word, or None when no path through the recording exists."""
     decoder = _decoder(frame_rate, beam)
     for word in set(words):
@@ -60,17 +62,18 @@ def _segments(samples: bytes, words: list[str], frame_rate: int, beam: int) -> l
     if [segment.word.split("(")[0] for segment in spoken] != words:
         return None
     return [
-        (round(s.start_frame / frame_rate - MARGIN, 4), round((s.end_frame + 1) / frame_rate - MARGIN, 4))
+        (round(s.start_frame / frame_rate - margin, 4), round((s.end_frame + 1) / frame_rate - margin, 4))
         for s in spoken
     ]
 
 
-def align(wav, text: str, sample_rate: int = SAMPLE_RATE) -> list[Word]:
+def align(wav, text: str, sample_rate: int = SAMPLE_RATE, padded: bool = True) -> list[Word]:
     """Time of every white-space separated word of `text` in `wav (S,)`, a torch tensor or numpy array in [-1, 1].
 
     The result has one `Word` per entry of `text.split()`, in order, `text` as written. Times are seconds on a grid of
     10 ms (finer for very fast speech). A word of several dictionary words (`well-known`) is one `Word`; one without
     letters or digits (`-`) gets zero duration where the previous word ends. Silence between words belongs to none.
+    padded: add a margin with a noise floor at both ends; without it the recording is aligned as it is.
 
     Raises TasteError for a sample rate other than 16 kHz, a text without words, and when alignment fails.
     """
@@ -84,13 +87,15 @@ def align(wav, text: str, sample_rate: int = SAMPLE_RATE) -> list[Word]:
     flat = [part for parts in spoken for part in parts]
     if not flat:
         raise TasteError("the text has no words to align; give the transcript of the recording.")
-    padded = np.pad(wav, round(MARGIN * SAMPLE_RATE))
-    padded += np.random.default_rng(0).normal(0, NOISE, len(padded)).astype(np.float32)
-    samples = (padded.clip(-1, 1) * 32767).astype(np.int16).tobytes()
-    seconds = len(wav) / SAMPLE_RATE
+    seconds, margin = len(wav) / SAMPLE_RATE, 0.0
+    if padded:
+        margin = MARGIN
+        wav = np.pad(wav, round(margin * SAMPLE_RATE))
+        wav += np.random.default_rng(0).normal(0, NOISE, len(wav)).astype(np.float32)
+    samples = (wav.clip(-1, 1) * 32767).astype(np.int16).tobytes()
     letters_per_second = sum(map(len, flat)) / seconds
     for frame_rate, beam in SETTINGS[letters_per_second > FAST :]:
-        times = _segments(samples, flat, frame_rate, beam)
+        times = _segments(samples, flat, frame_rate, beam, margin)
         if times is not None:
             break
     else:

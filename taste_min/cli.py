@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from . import train_command
+from . import evaluate_command, speech_command, train_command
 from .errors import TasteError
 
 
@@ -24,6 +24,8 @@ def encode(args) -> int:
     from .audio import read_audio
     from .tokenizer import Taste
 
+    if args.output:
+        speech_command.check_output(args.output, args.force, (speech_command.TOKENS_SUFFIX,))
     wav = read_audio(args.audio, convert=args.convert)  # before the model: bad input should not wait for it
     tokens = Taste.from_pretrained(args.preset).encode(wav, args.text)
     if args.output:
@@ -55,11 +57,23 @@ def train(args) -> int:
     return train_command.command(args)
 
 
+def evaluate(args) -> int:
+    """Measure a system on recordings: word errors, prosody of words, quality, speaker, bits."""
+    return evaluate_command.command(args)
+
+
 def parity(args) -> int:
     """Compare every golden tensor in a folder with this package."""
     from . import parity
 
     return parity.command(args)
+
+
+def bench(args) -> int:
+    """Time every step of encoding and decoding on a few seconds of sample speech."""
+    from . import bench
+
+    return bench.command(args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,10 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("audio", help="a recording, 16 kHz mono (see --convert)")
     p.add_argument("-o", "--output", help="write the tokens to this .safetensors file")
     p.add_argument("--text", help="the transcript; recognised when left out")
-    p.add_argument("--preset", default="mini", help="which model (default: mini)")
+    p.add_argument("--preset", default="mini", help="which model: mini, or a folder of exported parts (default: mini)")
+    p.add_argument("--force", action="store_true", help="replace the output file if it exists")
     p.add_argument("--convert", action="store_true", help="average channels and resample a higher rate to 16 kHz")
     p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(run=encode)
+
+    speech_command.add_parsers(sub)
 
     p = sub.add_parser("corpus", help=corpus.__doc__)
     actions = p.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -88,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--hours", type=float, default=7.0, help="size of the corpus (default: 7)")
     p.add_argument("--out", required=True, help="folder for audio/ and manifest.tsv")
     p.add_argument("--workers", type=int, default=1, help="parallel processes (default: 1)")
+    p.add_argument(
+        "--voices", nargs="+", default=[], help="make these voices now (default: all six); joe is the fastest"
+    )
     p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(run=corpus)
 
@@ -95,10 +115,21 @@ def _parser() -> argparse.ArgumentParser:
     train_command.add_arguments(p)
     p.set_defaults(run=train)
 
+    p = sub.add_parser("evaluate", help=evaluate.__doc__)
+    evaluate_command.add_arguments(p)
+    p.set_defaults(run=evaluate)
+
     p = sub.add_parser("parity", help=parity.__doc__)
     p.add_argument("folder", help="folder with *.safetensors golden files")
     p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(run=parity)
+
+    p = sub.add_parser("bench", help=bench.__doc__)
+    p.add_argument("--seconds", type=float, default=5.0, help="length of the speech, 1 to 30 (default: 5)")
+    p.add_argument("--runs", type=int, default=3, help="report the median of so many runs (default: 3)")
+    p.add_argument("--preset", default="mini", help="which model: mini, or a folder of exported parts (default: mini)")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    p.set_defaults(run=bench)
     return parser
 
 

@@ -22,6 +22,15 @@ def parity_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def demo_dir() -> Path:
+    """Published demo audio of the original system; it is not part of the project."""
+    folder = Path(os.environ.get("TASTE_MIN_DEMO", ROOT.parent / "shared" / "data" / "taste-demo"))
+    if not folder.is_dir():
+        pytest.skip("no folder with the published demo audio; set TASTE_MIN_DEMO to check the metrics on it")
+    return folder
+
+
 def pytest_collection_modifyitems(items):
     """Quick tests first: those that need executed notebooks or built pages come last."""
     items.sort(key=lambda item: item.get_closest_marker("notebooks") is not None)

@@ -1,0 +1,108 @@
+"""The systems of the reconstruction table: each takes recordings with their texts and says them again (section 4.2).
+
+    original    the recording itself
+    vocoder     its mel spectrogram -> vocoder
+    topline     its speech units -> flow -> vocoder; the best that any unit decoder could reach
+    no-vq       text and continuous TASTE vectors -> unit decoder -> flow -> vocoder
+    mini        text and TASTE codes -> the same; also the system for other weights (`--weights`)
+    text-only   text alone, through the unit decoder that was trained without codes
+    FOLDER      files of another system, named like the recordings
+
+Axes: S samples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import soundfile
+import torch
+import torchaudio
+
+from .audio import SAMPLE_RATE, VOCODER_RATE, read_audio, vocoder_mel
+from .bitrate import unit_bitrate
+from .errors import TasteError
+from .recordings import Recording
+
+if TYPE_CHECKING:
+    from .tokenizer import Taste
+    from .tokens import TasteTokens
+
+SYSTEMS = ("mini", "text-only", "no-vq", "topline", "vocoder", "original")
+UNTRAINED = ("original",)  # need no weights
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What a system said. wav: (S,) at `sample_rate`. bits: spent on the utterance, None where that means nothing.
+
+    ended: False when the unit decoder was stopped at its length limit.
+    """
+
+    wav: torch.Tensor
+    sample_rate: int
+    bits: float | None = None
+    ended: bool = True
+
+    def at_16k(self) -> torch.Tensor:
+        return torchaudio.functional.resample(self.wav, self.sample_rate, SAMPLE_RATE)
+
+
+class System:
+    """One of SYSTEMS, or a folder of files. `taste` is None where no weights are needed."""
+
+    def __init__(self, name: str, taste: "Taste | None" = None):
+        if name not in SYSTEMS and not Path(name).is_dir():
+            raise TasteError(f"there is no system '{name}'; choose from {', '.join(SYSTEMS)}, or a folder of files.")
+        self.name, self.taste = name, taste
+
+    @classmethod
+    def load(cls, name: str, weights: str | Path = "mini", device: str = "cpu") -> "System":
+        """weights: "mini" or a folder of exported parts. Raises TasteError for unknown names."""
+        system = cls(name)
+        if name in SYSTEMS and name not in UNTRAINED:
+            from .tokenizer import Taste
+
+            system.taste = Taste.from_pretrained(weights).to(device)
+        return system
+
+    @torch.no_grad()
+    def speak(self, recordings: Sequence[Recording], seed: int = 0) -> list[Spoken]:
+        """Say every recording again; unit decoders work on all of them at once. Raises TasteError for missing parts."""
+        if self.name == "original":
+            return [Spoken(recording.load(), SAMPLE_RATE) for recording in recordings]
+        if self.name == "vocoder":
+            mels = (vocoder_mel(recording.load_for_vocoder()) for recording in recordings)
+            return [Spoken(self.taste.vocode(mel, seed), VOCODER_RATE) for mel in mels]
+        if self.name == "topline":
+            return [self._topline(recording.load(), seed) for recording in recordings]
+        if self.name not in SYSTEMS:
+            return [self._from_file(recording) for recording in recordings]
+        quantize = self.name == "mini"
+        tokens = [self.taste.encode(recording.load(), recording.text, quantize) for recording in recordings]
+        decoded = self.taste.decode_many(tokens, text_only=self.name == "text-only", seed=seed)
+        return [
+            Spoken(speech.wav, speech.sample_rate, self._bits(one), speech.ended)
+            for one, speech in zip(tokens, decoded, strict=True)
+        ]
+
+    def _topline(self, wav: torch.Tensor, seed: int) -> Spoken:
+        units = self.taste.unit_ids(wav)
+        speech = self.taste.synthesize(units, self.taste.speaker_encoder.speaker_embedding(wav), seed)
+        return Spoken(speech.wav, speech.sample_rate, unit_bitrate(len(units), self.taste.config.flow.n_units))
+
+    def _bits(self, tokens: "TasteTokens") -> float | None:
+        """Text and codes; the speaker embedding is not counted (paper section 4.1)."""
+        if self.name == "no-vq":
+            return None  # real numbers
+        config = self.taste.config
+        rate = tokens.bitrate(config.rvq.codebook_size, config.aggregator.vocab_size)
+        return tokens.seconds * (rate.text if self.name == "text-only" else rate.total)
+
+    def _from_file(self, recording: Recording) -> Spoken:
+        found = sorted(Path(self.name).glob(f"{recording.audio.stem}.*"))
+        if not found:
+            raise TasteError(f"there is no file {recording.audio.stem}.* in the folder {Path(self.name).name}.")
+        rate = min(VOCODER_RATE, soundfile.info(str(found[0])).samplerate)
+        return Spoken(read_audio(found[0], rate, convert=True), rate)

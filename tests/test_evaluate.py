@@ -1,0 +1,210 @@
+"""From rows to metrics and back; the command with a fake judge and a tiny model; resuming; comparing."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from fake_taste import TEXT, speech, tiny_taste
+
+from taste_min import cli, evaluate, evaluate_command, judge, metrics, speaker, tokenizer
+from taste_min.audio import SAMPLE_RATE, write_audio
+from taste_min.clips import SAMPLES
+from taste_min.errors import TasteError
+from taste_min.evaluate import METRICS, aggregate, compare, measure
+from taste_min.recordings import read_recordings
+from taste_min.text import Word
+
+
+def row(i: int, text: str, errors: int, shift: float = 0.0) -> dict:
+    rng = np.random.default_rng(i)
+    pitch, energy = rng.normal(5, 0.2, 6), rng.normal(-20, 3, 6)
+    return {
+        "id": str(i),
+        "text": text,
+        "word_errors": errors,
+        "word_errors_original": 1,
+        "reference_words": 10,
+        "within_50ms": 5,
+        "within_25ms": 3,
+        "timed_words": 6,
+        "word_log_f0": [[*pitch[:5], None], [*(pitch[:5] * (1 - shift) + shift * rng.normal(5, 0.2, 5)), 5.0]],
+        "word_energy_db": [list(energy), list(energy)],
+        "dnsmos_p808": 3.5,
+        "dnsmos_p808_original": 4.0,
+        "speaker_similarity": 0.8,
+        "bits": 300.0,
+        "seconds_original": 2.0,
+    }
+
+
+def test_metrics_derive_from_the_rows():
+    rows = [row(i, f"text {i // 2}", i % 3) for i in range(12)]
+    found = aggregate(rows)
+    assert set(found) == set(METRICS)
+    assert found["wer"]["value"] == pytest.approx(12 / 120)
+    assert found["wer"]["low"] < 0.1 < found["wer"]["high"]
+    assert found["wer_above_original"]["value"] == pytest.approx(0)
+    assert found["duration_consistency_50ms"]["value"] == pytest.approx(5 / 6)
+    assert found["word_f0_correlation"]["value"] == pytest.approx(1)
+    assert found["dnsmos_p808_above_original"]["value"] == pytest.approx(-0.5)
+    assert found["bits_per_second"]["value"] == 150
+    assert "GE2E" in found["speaker_similarity"]["note"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_one_text_has_no_interval_and_missing_values_no_metric():
+    found = aggregate([row(0, "a", 1), row(1, "a", 2)])
+    assert found["wer"] == {"value": 0.15, "low": None, "high": None}
+    assert set(aggregate([{"text": "a", "word_errors": 1, "reference_words": 4}])) == {"wer"}
+
+
+def test_compare_pairs_the_utterances():
+    a = [row(i, f"text {i}", 0, shift=0.2) for i in range(20)]
+    b = [row(i, f"text {i}", 2, shift=0.9) for i in range(20)]
+    run = {"run": {"judge": "base", "system": "x"}}
+    found = compare({"utterances": a[::-1]} | run, {"utterances": b} | run)
+    assert found["wer"] == pytest.approx({"value": -0.2, "low": -0.2, "high": -0.2})
+    assert found["word_f0_correlation"]["low"] > 0.1
+    assert found["duration_consistency_50ms"]["value"] == 0
+    with pytest.raises(TasteError, match="different utterances"):
+        compare({"utterances": a[1:]} | run, {"utterances": b} | run)
+    with pytest.raises(TasteError, match="different judges"):
+        compare({"utterances": a} | run, {"utterances": b, "run": {"judge": "tiny.en", "system": "x"}})
+
+
+def test_a_recording_against_itself_slowed_and_broken():
+    found = read_recordings(str(SAMPLES / "manifest.tsv"), limit=1)[0]
+    wav, text, ge2e = found.load(), found.text, speaker.GE2E()
+    n_words = len(text.split())
+    same = measure(wav, wav, text, ge2e)
+    assert same["within_25ms"] == same["timed_words"] == n_words
+    assert same["speaker_similarity"] == pytest.approx(1, abs=1e-3)
+    times = metrics.word_times(wav, text)
+    pause = times[2].start  # a pause after the second word: it lasts longer, the others do not
+    paused = torch.cat([wav[: round(pause * SAMPLE_RATE)], torch.zeros(4800), wav[round(pause * SAMPLE_RATE) :]])
+    assert n_words - 3 <= measure(wav, paused, text, ge2e)["within_50ms"] < n_words
+    silent = measure(wav, torch.zeros(16_000), text, ge2e)
+    assert silent["aligned"] == {"original": True, "system": False}
+    assert silent["within_50ms"] == 0 and silent["timed_words"] == n_words and "dnsmos_p808" not in silent
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+class FakeJudge:
+    """Hears TEXT, but an extra word in what is not a recording of whole tenths of a second."""
+
+    asked = 0
+
+    @classmethod
+    def load(cls, name, device="cpu"):
+        return cls()
+
+    def transcribe(self, wavs):
+        FakeJudge.asked += len(wavs)
+        return [TEXT if len(wav) % 1600 == 0 else f"{TEXT} indeed" for wav in wavs]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A manifest of ten recordings, a tiny model, a fake judge, words at equal distances."""
+    lines = ["id\taudio\ttext\tspeaker\tsplit"]
+    for i in range(10):
+        write_audio(tmp_path / f"{i}.wav", speech(0.5 + 0.1 * (i % 3), i), SAMPLE_RATE)
+        lines.append(f"u{i}\t{i}.wav\t{TEXT}{'.' * (i % 5)}\tann\ttest")
+    (tmp_path / "list.tsv").write_text("\n".join(lines) + "\n")
+    taste = tiny_taste()
+
+    def times(wav, text):
+        step = len(wav) / SAMPLE_RATE / len(text.split())
+        return [Word(word, i * step, (i + 1) * step) for i, word in enumerate(text.split())]
+
+    monkeypatch.setattr(judge, "Judge", FakeJudge)
+    monkeypatch.setattr(tokenizer.Taste, "from_pretrained", classmethod(lambda cls, name: taste))
+    monkeypatch.setattr(speaker, "load_speaker_encoder", lambda: taste.speaker_encoder)
+    monkeypatch.setattr(metrics, "word_times", times)
+    monkeypatch.setattr(metrics, "pitch", lambda wav: 100 + wav[::160].abs().numpy())
+    monkeypatch.setattr(metrics, "dnsmos_p808", lambda wav: 3.0)
+    return tmp_path
+
+
+def run(folder, *extra, system="mini", out="out.json"):
+    command = ["evaluate", str(folder / "list.tsv"), "--system", system, "--json", str(folder / out), *extra]
+    assert cli.main(command) == 0
+    return json.loads((folder / out).read_text())
+
+
+def test_the_command_writes_metrics_rows_and_facts(workplace, capsys):
+    result = run(workplace, "--save-audio", str(workplace / "said"), "--seed", "3")
+    assert "wer " in capsys.readouterr().out
+    assert {"value", "low", "high"} <= result["wer"].keys()
+    assert len(result["utterances"]) == 10 and result["utterances"][4]["columns"] == {"speaker": "ann", "split": "test"}
+    assert result["run"]["system"] == "mini" and result["run"]["seed"] == 3 and result["run"]["n_texts"] == 5
+    assert str(workplace) not in json.dumps(result)  # nothing about this machine
+    assert len(list((workplace / "said").glob("*.flac"))) == 10
+    assert not list(workplace.glob("*.part*"))
+    derived = aggregate(result["utterances"])
+    assert all(derived[name] == result[name] for name in derived)
+    original = run(workplace, system="original", out="original.json")
+    assert original["wer"]["value"] == 0 and "wer_above_original" not in original
+
+
+def test_an_interrupted_run_continues(workplace, monkeypatch):
+    whole = run(workplace, out="whole.json")
+    real, calls = evaluate.evaluate_batch, []
+
+    def dies_at_the_second_batch(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(evaluate, "evaluate_batch", dies_at_the_second_batch)
+    with pytest.raises(KeyboardInterrupt):
+        run(workplace)
+    assert not (workplace / "out.json").exists()
+    with (workplace / "out.json.partial").open("a") as file:
+        file.write('{"id": "u8", "te')  # killed in the middle of a line
+    monkeypatch.setattr(evaluate, "evaluate_batch", real)
+    FakeJudge.asked = 0
+    continued = run(workplace)
+    assert FakeJudge.asked == 2 * 2  # two recordings were left, original and system
+    assert continued["utterances"] == whole["utterances"]
+
+
+def test_rows_of_another_run_are_not_used(workplace):
+    path = workplace / "out.json.partial"
+    path.write_text(json.dumps({"system": "other"}) + "\n" + json.dumps({"id": "x"}) + "\n")
+    assert all(row["id"] != "x" for row in run(workplace)["utterances"])
+    partial = evaluate_command.Partial(None, {})
+    partial.add([{"id": "a"}])
+    assert partial.rows == [{"id": "a"}]
+
+
+def test_compare_prints_and_writes_differences(workplace, capsys):
+    for system in ("mini", "text-only"):
+        run(workplace, system=system, out=f"{system}.json")
+    capsys.readouterr()
+    files = [str(workplace / f"{system}.json") for system in ("mini", "text-only")]
+    assert cli.main(["evaluate", "--compare", *files, "--json", str(workplace / "difference.json")]) == 0
+    assert "mini minus text-only" in capsys.readouterr().out
+    found = json.loads((workplace / "difference.json").read_text())
+    assert {"value", "low", "high"} <= found["wer"].keys() and found["run"]["b"]["system"] == "text-only"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name a manifest"),
+        (["list.tsv"], "name a manifest"),
+        (["list.tsv", "--system", "maxi"], "no system 'maxi'"),
+        (["list.tsv", "--system", "original", "--json", "no/where.json"], "no folder"),
+        (["--compare", "list.tsv", "list.tsv"], "not a result"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(workplace, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(workplace)
+    assert cli.main(["evaluate", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
