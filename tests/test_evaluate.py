@@ -151,7 +151,7 @@ def test_the_command_writes_metrics_rows_and_facts(workplace, capsys):
 
 
 def test_an_interrupted_run_continues(workplace, monkeypatch):
-    whole = run(workplace, out="whole.json")
+    whole = run(workplace, system="vocoder", out="whole.json")
     real, calls = evaluate.evaluate_batch, []
 
     def dies_at_the_second_batch(*args):
@@ -162,13 +162,13 @@ def test_an_interrupted_run_continues(workplace, monkeypatch):
 
     monkeypatch.setattr(evaluate, "evaluate_batch", dies_at_the_second_batch)
     with pytest.raises(KeyboardInterrupt):
-        run(workplace)
+        run(workplace, system="vocoder")
     assert not (workplace / "out.json").exists()
     with (workplace / "out.json.partial").open("a") as file:
         file.write('{"id": "u8", "te')  # killed in the middle of a line
     monkeypatch.setattr(evaluate, "evaluate_batch", real)
     FakeJudge.asked = 0
-    continued = run(workplace)
+    continued = run(workplace, system="vocoder")
     assert FakeJudge.asked == 2 * 2  # two recordings were left, original and system
     assert continued["utterances"] == whole["utterances"]
 
@@ -176,21 +176,21 @@ def test_an_interrupted_run_continues(workplace, monkeypatch):
 def test_rows_of_another_run_are_not_used(workplace):
     path = workplace / "out.json.partial"
     path.write_text(json.dumps({"system": "other"}) + "\n" + json.dumps({"id": "x"}) + "\n")
-    assert all(row["id"] != "x" for row in run(workplace)["utterances"])
+    assert all(row["id"] != "x" for row in run(workplace, system="vocoder")["utterances"])
     partial = evaluate_command.Partial(None, {})
     partial.add([{"id": "a"}])
     assert partial.rows == [{"id": "a"}]
 
 
 def test_compare_prints_and_writes_differences(workplace, capsys):
-    for system in ("mini", "text-only"):
+    for system in ("vocoder", "topline"):
         run(workplace, system=system, out=f"{system}.json")
     capsys.readouterr()
-    files = [str(workplace / f"{system}.json") for system in ("mini", "text-only")]
+    files = [str(workplace / f"{system}.json") for system in ("vocoder", "topline")]
     assert cli.main(["evaluate", "--compare", *files, "--json", str(workplace / "difference.json")]) == 0
-    assert "mini minus text-only" in capsys.readouterr().out
+    assert "vocoder minus topline" in capsys.readouterr().out
     found = json.loads((workplace / "difference.json").read_text())
-    assert {"value", "low", "high"} <= found["wer"].keys() and found["run"]["b"]["system"] == "text-only"
+    assert {"value", "low", "high"} <= found["wer"].keys() and found["run"]["b"]["system"] == "topline"
 
 
 @pytest.mark.parametrize(
