@@ -4,11 +4,17 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import taste_min  # noqa: F401  before transformers: see taste_min/_torchaudio.py
+
+# librosa compiles with numba on first use; two test processes must not write the same cache at the same time
+os.environ.setdefault(
+    "NUMBA_CACHE_DIR", f"{tempfile.gettempdir()}/numba-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
