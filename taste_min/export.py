@@ -52,8 +52,7 @@ def start_from_whisper(objective: nn.Module) -> None:
 
     decoder = load_whisper(fetch("whisper-tiny-en")).model.decoder
     if hasattr(objective, "aggregator"):
-        # Its own projection of the values lets the alignment of the deeper layers survive the exchange of the values
-        # from the first step on; the identity takes longer to train (see the register).
+        # Its own projection of the values rather than the identity: the deeper layers were trained behind it.
         # dev: whisper-values
         objective.aggregator.load_whisper_decoder(decoder, identity_values=False)
     embedding, table = objective.unit_decoder.text_embedding, decoder.embed_tokens.weight.detach()

@@ -15,6 +15,7 @@ Axes: B batch, N text tokens, T encoder frames, U units, D width, d codebook wid
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -99,10 +100,10 @@ class TokenizerObjective(nn.Module):
             # dev: frozen-decoder
             for name, parameter in self.aggregator.named_parameters():
                 parameter.requires_grad_("encoder_attn." in name and ".k_proj." not in name or "layer_norm" in name)
-            # What all word vectors share is ten times what tells them apart. The layer norm at the entry of the audio
-            # branch divides by the former, and the words would be lost in the noise of dropout. So word vectors are
-            # centred and scaled: over the batch, or with fixed numbers once there is a quantizer. `exports` folds the
-            # numbers into the aggregator's last layer norm.
+            # What all word vectors share is far larger than what tells them apart. The layer norm at the entry of the
+            # audio branch divides by the former, and the words would be lost in the noise of dropout. So word vectors
+            # are centred and scaled: over the batch, or with fixed numbers once there is a quantizer. `exports` folds
+            # the numbers into the aggregator's last layer norm.
             # dev: centred-vectors
             self.register_buffer("centre", torch.zeros(config.rvq.d_model))
             self.register_buffer("spread", torch.ones(config.rvq.d_model))
@@ -121,7 +122,7 @@ class TokenizerObjective(nn.Module):
         """How little the guided heads look at the word that is being spoken: mean of -log(share of attention).
 
         A decoder without cross-attention has to find out which word comes next from the units so far. It learns that
-        from the unit loss too, but only after many thousands of steps; until then it ignores text and codes.
+        from the unit loss too, but slowly, and until then it reads neither text nor codes.
         """
         # dev: guided-attention
         known = batch.unit_words >= 0  # (B, U)
@@ -152,7 +153,7 @@ class TokenizerObjective(nn.Module):
         if self.quantize:
             rows = (rows - self.centre) / self.spread
         else:
-            rows = (rows - rows.mean(dim=0)) / rows.std(dim=0).clamp(min=1e-5)
+            rows = (rows - rows.mean(dim=0)) / rows.std(dim=0, correction=0).clamp(min=1e-5)
         return torch.zeros_like(pooled, dtype=rows.dtype).masked_scatter(mask[..., None], rows)
 
     def pooled(self, batch: Batch) -> torch.Tensor:
@@ -225,15 +226,7 @@ class TokenizerObjective(nn.Module):
             n = int((batch.unit_words >= 0).sum())
             sums["alignment"] = (self.alignment_loss(batch) * n, n)
         if len(batch.token_ids) > 1:  # the control that tells whether the text is read at all
-            other = self.unit_decoder(
-                batch.token_ids.roll(1, 0),
-                batch.token_lengths,
-                batch.units,
-                batch.unit_lengths,
-                batch.speaker_embedding,
-                taste,
-                text_only=taste is None,
-            )
+            other = self.predict(replace(batch, token_ids=batch.token_ids.roll(1, 0)), taste)
             sums["other_text_cross_entropy"] = unit_scores(other.logits, other.labels)["cross_entropy"]
         if self.audio:
             error, known = self.prosody_error(batch, taste)
@@ -261,7 +254,7 @@ class TokenizerObjective(nn.Module):
     def centre_on(self, rows: torch.Tensor) -> torch.Tensor:
         """Take mean and standard deviation of word vectors (n, D) as the fixed ones; returns the rows centred."""
         self.centre.copy_(rows.mean(dim=0))
-        self.spread.copy_(rows.std(dim=0).clamp(min=1e-5))
+        self.spread.copy_(rows.std(dim=0, correction=0).clamp(min=1e-5))
         return (rows - self.centre) / self.spread
 
     def module(self, part: str) -> nn.Module:

@@ -24,7 +24,7 @@ class FlowObjective(nn.Module):
     parts = ("model",)
 
     def __init__(self, config: TasteConfig, unet_from: int):
-        """unet_from: step of the first U-Net loss; until then the unit encoder learns alone, five times as fast."""
+        """unet_from: step of the first U-Net loss; until then the unit encoder learns alone, in cheaper steps."""
         super().__init__()
         self.flow, self.unet_from = Flow(config.flow), unet_from
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from .tokens import TasteTokens
 
 SYSTEMS = ("mini", "text-only", "no-vq", "topline", "vocoder", "original")
-UNTRAINED = ("original",)  # need no weights
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class System:
     def load(cls, name: str, weights: str | Path = "mini", device: str = "cpu") -> "System":
         """weights: "mini" or a folder of exported parts. Raises TasteError for unknown names."""
         system = cls(name)
-        if name in SYSTEMS and name not in UNTRAINED:
+        if name in SYSTEMS and name != "original":
             from .tokenizer import Taste
 
             system.taste = Taste.from_pretrained(weights).to(device)
