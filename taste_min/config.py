@@ -61,6 +61,7 @@ class UnitDecoderConfig:
     vocab_size: int = 51866  # text tokens, the aggregator's vocabulary
     n_units: int = 4096  # speech units; the end of speech is the extra class n_units
     d_text: int = 512  # width of the text embedding table
+    max_letters: int = 0  # 0 = one position per text token; otherwise one per letter, at most so many of a token
     d_taste: int = 1280  # width of the TASTE embeddings, RVQConfig.d_model
     d_audio: int = 512  # width they are projected to before their encoder
     d_speaker: int = 192
@@ -97,6 +98,8 @@ class FlowConfig:
     mel_std: float = 1.0
     prior_weight: float = 0.0  # of the loss that pulls mu towards the mel itself
     speaker_in_encoder: bool = False  # the unit encoder hears the speaker too, so that mu can be the speaker's mel
+    start_at_mu: bool = False  # paths begin at mu + noise_scale * noise instead of at noise
+    noise_scale: float = 1.0
     condition_dropout: float = 0.2  # share of training samples that see no condition
     guidance: float = 0.7  # strength of classifier-free guidance
     n_timesteps: int = 10  # Euler steps
@@ -255,6 +258,7 @@ def mini() -> TasteConfig:
             vocab_size=51864,
             n_units=1024,
             d_text=64,
+            max_letters=14,
             d_taste=384,
             d_audio=256,
             d_speaker=256,
@@ -282,6 +286,8 @@ def mini() -> TasteConfig:
             mel_std=2.5,
             prior_weight=1.0,
             speaker_in_encoder=True,
+            start_at_mu=True,
+            noise_scale=0.3,
         ),
         vocoder=VocoderConfig(channels=192, f0_channels=128),
     )

@@ -32,8 +32,10 @@ class Batch:
     token_ids, word_ids (B, N), token_lengths (B,). last, values (B, T, D), frame_lengths (B,).
     units (B, U), unit_lengths (B,). speaker_embedding (B, 256). mel (B, M, F), mel_lengths (B,).
     unit_words (B, U): the word that each unit belongs to, -1 = unknown or padding; a pause belongs to what follows.
+    unit_progress (B, U): how much of that word is over in the middle of the unit, 0..1.
     prosody (B, N, 3) at the first token of each word, NaN elsewhere and where unknown; see `features.word_prosody`.
-    f0 (B, F) in Hz and wav (B, 256 F) in [-1, 1]: only in the segments of the vocoder.
+    f0 (B, F) in Hz and wav (B, 256 F) in [-1, 1]: only in the segments of the vocoder. starts (B,): mel frame at which
+    each segment begins.
     """
 
     ids: tuple[str, ...] = ()
@@ -46,12 +48,14 @@ class Batch:
     units: torch.Tensor | None = None
     unit_lengths: torch.Tensor | None = None
     unit_words: torch.Tensor | None = None
+    unit_progress: torch.Tensor | None = None
     speaker_embedding: torch.Tensor | None = None
     prosody: torch.Tensor | None = None
     mel: torch.Tensor | None = None
     mel_lengths: torch.Tensor | None = None
     f0: torch.Tensor | None = None
     wav: torch.Tensor | None = None
+    starts: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -105,12 +109,14 @@ class FeatureStore:
     def text_and_units(self, indices: Sequence[int], values: str | None) -> Batch:
         """What the tokenizer stages read. values: the stored encoder layer for V, e.g. "hidden_2"; None = no audio."""
         ids, lengths = self._ragged(indices, "token_ids")
+        unit_words, unit_progress = zip(*(self._unit_words(i) for i in indices), strict=True)
         batch = Batch(
             ids=tuple(self.rows[i]["id"] for i in indices),
             token_ids=ids.long(),
             word_ids=self._ragged(indices, "word_ids")[0].long(),
             token_lengths=lengths,
-            unit_words=pad_sequence([self._unit_words(i) for i in indices], batch_first=True, padding_value=-1),
+            unit_words=pad_sequence(unit_words, batch_first=True, padding_value=-1),
+            unit_progress=pad_sequence(unit_progress, batch_first=True),
             **self._units(indices),
         )
         if values is None:
@@ -140,7 +146,7 @@ class FeatureStore:
 
         stretch: each segment is played up to this factor faster or slower, which shifts its pitch and formants.
         """
-        mels, f0s, wavs = [], [], []
+        mels, f0s, wavs, starts = [], [], [], []
         for i in indices:
             draw = float(torch.rand((), generator=generator)) * 2 - 1
             percent = round(100 * stretch**draw)
@@ -160,16 +166,18 @@ class FeatureStore:
                 wav = torchaudio.functional.resample(wav, percent, 100)[: n_frames * 256]
                 mel = vocoder_mel(wav)
                 f0 = f0[torch.arange(n_frames) * percent // 100] * percent / 100
-            mels, f0s, wavs = [*mels, mel], [*f0s, f0], [*wavs, wav]
-        return Batch(mel=torch.stack(mels), f0=torch.stack(f0s), wav=torch.stack(wavs))
+            mels, f0s, wavs, starts = [*mels, mel], [*f0s, f0], [*wavs, wav], [*starts, start]
+        return Batch(mel=torch.stack(mels), f0=torch.stack(f0s), wav=torch.stack(wavs), starts=torch.tensor(starts))
 
-    def _unit_words(self, index: int) -> torch.Tensor:
-        """(U,) word number of every unit."""
+    def _unit_words(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Word number of every unit and how much of the word is over, both (U,)."""
         n_units, times = self.rows[index]["n_units"], self.tensor(index, "word_times")  # (W, 2)
         if not len(times):
-            return torch.full((n_units,), -1)
+            return torch.full((n_units,), -1), torch.zeros(n_units)
         middle = (torch.arange(n_units) + 0.5) / UNIT_RATE
-        return torch.searchsorted(times[:, 1].contiguous(), middle).clamp(max=len(times) - 1)
+        words = torch.searchsorted(times[:, 1].contiguous(), middle).clamp(max=len(times) - 1)
+        start, end = times[words].unbind(dim=1)
+        return words, ((middle - start) / (end - start).clamp(min=0.02)).clamp(0, 1)
 
     def _units(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         units, lengths = self._ragged(indices, "units")

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import nn
 
 from .aggregator import Aggregator
@@ -21,6 +22,7 @@ from .config import TasteConfig
 from .errors import TasteError
 from .flow import Flow
 from .quantizer import ResidualVQ
+from .text import load_tokenizer
 from .unit_decoder import UnitDecoder
 from .vocoder import Vocoder
 
@@ -50,7 +52,9 @@ def start_from_whisper(objective: nn.Module) -> None:
     from .assets import fetch
     from .ct2 import load_whisper
 
-    decoder = load_whisper(fetch("whisper-tiny-en")).model.decoder
+    folder = fetch("whisper-tiny-en")
+    decoder = load_whisper(folder).model.decoder
+    objective.unit_decoder.spelling.read_vocabulary(load_tokenizer(folder))
     if hasattr(objective, "aggregator"):
         # Its own projection of the values rather than the identity: the deeper layers were trained behind it.
         # dev: whisper-values
@@ -89,11 +93,13 @@ def write_manifest(folder: Path, stage: str, facts: dict, files: list[str]) -> d
     return manifest["stages"][stage]
 
 
-def load_parts(folder: Path, config: TasteConfig, decoder: nn.Module | None) -> dict[str, nn.Module]:
+def load_parts(
+    folder: Path, config: TasteConfig, decoder: nn.Module | None, tokenizer: Tokenizer | None = None
+) -> dict[str, nn.Module]:
     """Every part found in a folder of `write_parts`, float32, in eval mode.
 
-    decoder: the Whisper decoder whose tables were left out; None when nothing was (the tiny preset). Raises TasteError
-    for a file that is damaged or belongs to another model.
+    decoder: the Whisper decoder whose tables were left out, tokenizer: what its tokens spell; both None when nothing
+    was left out (the tiny preset). Raises TasteError for a file that is damaged or belongs to another model.
     """
     makers = {
         "aggregator": lambda: Aggregator(config.aggregator),
@@ -112,6 +118,8 @@ def load_parts(folder: Path, config: TasteConfig, decoder: nn.Module | None) -> 
         if decoder is not None and name == "aggregator":
             part.load_whisper_decoder(decoder)
         _load(part, path, LEFT_OUT.get(name, ()), decoder)
+        if isinstance(part, UnitDecoder) and config.unit_decoder.max_letters:
+            part.spelling.read_vocabulary(tokenizer)
         parts[name] = part.eval()
     return parts
 

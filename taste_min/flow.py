@@ -73,7 +73,10 @@ def cosine_time(t: torch.Tensor) -> torch.Tensor:
 
 
 class FlowMatching(nn.Module):
-    """The probability path, its training loss, and the sampler. The U-Net is `estimator`, as in the original."""
+    """The probability path, its training loss, and the sampler. The U-Net is `estimator`, as in the original.
+
+    Paths begin at Gaussian noise; with `start_at_mu` they begin near mu, a mel spectrogram that lacks the fine detail.
+    """
 
     sigma_min = 1e-6  # standard deviation left around the target at t = 1
 
@@ -94,16 +97,22 @@ class FlowMatching(nn.Module):
         n, device = len(mel), mel.device
         t = cosine_time(torch.rand(n, generator=generator, device=device))  # (B,)
         noise = torch.randn(mel.shape, generator=generator, device=device)
+        begin = self.begin(noise, mu.detach())
         keep = torch.rand(n, generator=generator, device=device) > self.config.condition_dropout  # (B,)
         mu, speaker = mu * keep[:, None, None], speaker * keep[:, None]
 
         time = t[:, None, None]
-        point = (1 - (1 - self.sigma_min) * time) * noise + time * mel  # on the line from noise to mel
-        velocity = mel - (1 - self.sigma_min) * noise
+        point = (1 - (1 - self.sigma_min) * time) * begin + time * mel  # on the line from the beginning to mel
+        velocity = mel - (1 - self.sigma_min) * begin
         predicted = self.estimator(point, mask, mu, t, speaker, torch.zeros_like(mu))
         error = masked(predicted.float() - velocity, mask).square().sum()
         n_frames = mel.shape[0] * mel.shape[2] if mask is None else mask.sum()
         return error / (n_frames * mel.shape[1])
+
+    def begin(self, noise: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
+        """Where the paths begin, given standard normal noise and mu, all (B, M, F)."""
+        # dev: start-at-mu
+        return self.config.noise_scale * noise + mu if self.config.start_at_mu else noise
 
     @torch.no_grad()
     def sample(
@@ -118,14 +127,17 @@ class FlowMatching(nn.Module):
     ) -> torch.Tensor:
         """Euler steps from noise (B, M, F) to a mel spectrogram (B, M, F).
 
-        Each step needs the velocity with and without the condition; `one_batch` computes both in one call.
+        Each step needs the velocity with and without the condition; `one_batch` computes both in one call. Without
+        guidance (0) one is enough.
         """
         times = cosine_time(torch.linspace(0, 1, n_timesteps + 1, device=noise.device))
-        x, nothing, no_speaker = noise, torch.zeros_like(mu), torch.zeros_like(speaker)
+        x, nothing, no_speaker = self.begin(noise, mu), torch.zeros_like(mu), torch.zeros_like(speaker)
         both_mask = None if mask is None else torch.cat((mask, mask))
         for start, end in zip(times[:-1], times[1:], strict=True):
             t = start.expand(len(x))  # (B,)
-            if one_batch:
+            if guidance == 0:
+                guided = free = self.estimator(x, mask, mu, t, speaker, nothing)
+            elif one_batch:
                 conditions = torch.cat((mu, nothing)), torch.cat((t, t)), torch.cat((speaker, no_speaker))
                 both = self.estimator(torch.cat((x, x)), both_mask, *conditions, torch.cat((nothing, nothing)))
                 guided, free = both.chunk(2)

@@ -32,6 +32,7 @@ from .unit_decoder import IGNORE, UnitDecoder
 PROSODY_MEAN, PROSODY_STD = (-1.3, 0.0, 0.0), (0.6, 0.15, 0.8)
 PROSODY_WEIGHT = 0.5
 GUIDED_LAYERS, GUIDED_HEAD, GUIDED_WEIGHT = (1, 2), 0, 1.0  # attention maps of the unit decoder that learn to align
+GUIDED_REACH = 1.5  # letters
 
 Sums = dict[str, tuple[torch.Tensor, int]]  # name -> (sum, number of positions)
 
@@ -119,29 +120,47 @@ class TokenizerObjective(nn.Module):
         return [blocks[i].self_attn for i in GUIDED_LAYERS if i < len(blocks)]
 
     def alignment_loss(self, batch: Batch) -> torch.Tensor:
-        """How little the guided heads look at the word that is being spoken: mean of -log(share of attention).
+        """How little the guided heads look at what is being spoken: mean of -log(share of attention).
 
-        A decoder without cross-attention has to find out which word comes next from the units so far. It learns that
-        from the unit loss too, but slowly, and until then it reads neither text nor codes.
+        A decoder without cross-attention has to find out what comes next from the units so far. It learns that from
+        the unit loss too, but slowly, and until then it reads neither text nor codes. Within a word, the letters are
+        taken to be spoken one after the other at equal speed; neighbours count too, the less the further they are.
         """
         # dev: guided-attention
+        words, place, count, lengths = self.text_places(batch)  # (B, L) each, (B,)
         known = batch.unit_words >= 0  # (B, U)
-        same = batch.word_ids[:, None] == batch.unit_words[..., None]  # (B, U, N)
-        same = same & self.token_mask(batch)[:, None] & known[..., None]
-        # position of the query that predicts unit u: the prompt has N + 3 positions, the last one predicts unit 0
-        query = batch.token_lengths[:, None] + 2 + torch.arange(known.shape[1], device=known.device)  # (B, U)
+        spoken = batch.unit_words[..., None]  # (B, U, 1)
+        distance = place[:, None] + 0.5 - batch.unit_progress[..., None] * count[:, None]  # (B, U, L)
+        close = torch.exp(-0.5 * (distance / GUIDED_REACH).square()) * (words[:, None] == spoken)
+        # position of the query that predicts unit u: the prompt has L + 3 positions, the last one predicts unit 0
+        query = lengths[:, None] + 2 + torch.arange(known.shape[1], device=known.device)  # (B, U)
         losses = []
         for layer in self.guided_layers():
             attention = layer.attention_map[:, GUIDED_HEAD].float()  # (B, T, T)
             rows = attention.gather(
-                1, query.clamp(max=attention.shape[1] - 1)[..., None].expand(-1, -1, same.shape[2] + 2)
+                1, query.clamp(max=attention.shape[1] - 1)[..., None].expand(-1, -1, close.shape[2] + 2)
             )
-            share = (rows[..., 2:] * same).sum(dim=-1)  # (B, U); two positions stand before the text
+            share = (rows[..., 2:] * close).sum(dim=-1)  # (B, U); two positions stand before the text
             losses.append(-(share + 1e-4).log()[known].mean())
         return torch.stack(losses).mean()
 
+    def text_places(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """For every letter (without spelling: token) its word, its place in the word and the word's size, all (B, L),
+
+        and the number of letters (B,). The word of padding is -1.
+        """
+        words, lengths = batch.word_ids, batch.token_lengths
+        if self.unit_decoder.config.max_letters:
+            letters = self.unit_decoder.spelling.letters(batch.token_ids, lengths)
+            words, lengths = words.gather(1, letters.tokens), letters.lengths
+        position = torch.arange(words.shape[1], device=words.device)
+        words = torch.where(position < lengths[:, None], words, -1)  # (B, L)
+        same = words[:, :, None] == words[:, None]  # (B, L, L)
+        return words, (same & (position < position[:, None])).sum(dim=2), same.sum(dim=2), lengths
+
     def lengths(self, store: FeatureStore) -> list[int]:
-        return [row["n_tokens"] + 3 + row["n_units"] for row in store.rows]
+        spelled = self.unit_decoder.config.max_letters > 0
+        return [3 + (len(row["text"]) + 1 if spelled else row["n_tokens"]) + row["n_units"] for row in store.rows]
 
     def load(self, store: FeatureStore, indices: Sequence[int], generator: torch.Generator) -> Batch:
         return store.text_and_units(indices, self.values if self.audio else None)

@@ -6,6 +6,7 @@ Axes: B batch, U units, F mel frames, S samples.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from .data import Batch, FeatureStore
 from .discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_matching_loss, mel_loss
 from .flow import Flow
 from .objectives import Sums
+from .pitch import HOP
 from .vocoder import Vocoder
 
 
@@ -67,12 +69,27 @@ class VocoderObjective(nn.Module):
 
     parts = ("adversary", "model")
 
-    def __init__(self, config: TasteConfig, discriminators: DiscriminatorConfig, n_frames: int, adversary_from: int):
-        """n_frames: mel frames of a training segment. adversary_from: step of the first adversarial loss."""
+    def __init__(
+        self,
+        config: TasteConfig,
+        discriminators: DiscriminatorConfig,
+        n_frames: int,
+        n_pitch_frames: int,
+        adversary_from: int,
+        after_flow: bool = False,
+    ):
+        """n_frames: mel frames of a training segment; the F0 network, which is small, learns from n_pitch_frames.
+
+        adversary_from: step of the first adversarial loss. after_flow: half of every batch is read not from the mel
+        spectrogram of the recording but from what the frozen flow's unit encoder makes of its units.
+        """
         super().__init__()
-        self.n_frames, self.adversary_from = n_frames, adversary_from
+        self.n_frames, self.n_pitch_frames = n_frames, n_pitch_frames
+        self.adversary_from, self.after_flow = adversary_from, after_flow
         self.vocoder = Vocoder(config.vocoder)
         self.adversary = Discriminators(discriminators)
+        if after_flow:
+            self.flow = Flow(config.flow).requires_grad_(False)
         self._speech = None  # of the batch in work, shared by the two parts
 
     def lengths(self, store: FeatureStore) -> list[int]:
@@ -81,27 +98,45 @@ class VocoderObjective(nn.Module):
     def load(self, store: FeatureStore, indices: Sequence[int], generator: torch.Generator) -> Batch:
         # Five synthetic voices are few; shifted ones stand in for more.
         # dev: shifted-voices
-        return store.segments(indices, self.n_frames, generator, stretch=1.25 if self.training else 1.0)
+        stretch = 1.25 if self.training and not self.after_flow else 1.0
+        batch = store.segments(indices, self.n_pitch_frames, generator, stretch)
+        if not (self.after_flow and self.training):
+            return batch
+        half = indices[: len(indices) // 2]
+        return replace(batch, mel=torch.cat((self.flow_mel(store, half, batch.starts), batch.mel[len(half) :])))
+
+    @torch.no_grad()
+    def flow_mel(self, store: FeatureStore, indices: Sequence[int], starts: torch.Tensor) -> torch.Tensor:
+        """The same segments as the unit encoder of the flow imagines them: (B, M, F)."""
+        # dev: vocoder-after-flow
+        batch, flow = store.units_and_mel(indices), self.flow.eval()
+        batch = batch.to(flow.encoder_proj.weight.device)
+        mu, *_ = flow.encode(batch.units, batch.unit_lengths, batch.mel_lengths, batch.speaker_embedding)
+        mu = mu.cpu() * flow.config.mel_std + flow.config.mel_mean
+        return torch.stack([row[:, s : s + self.n_pitch_frames] for row, s in zip(mu, starts.tolist(), strict=False)])
 
     def loss(self, batch: Batch, part: str, step: int) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
         """None = this part has nothing to learn at this step."""
         fighting = step >= self.adversary_from
+        first = 13 * step % (self.n_pitch_frames - self.n_frames + 1)  # the same for both parts
+        frames, samples = slice(first, first + self.n_frames), slice(first * HOP, (first + self.n_frames) * HOP)
+        real = batch.wav[:, samples]
         if part == "adversary":
-            self._speech = self.vocoder(batch.mel, f0=batch.f0)
+            self._speech = self.vocoder(batch.mel[:, :, frames], f0=batch.f0[:, frames])
             if not fighting:
                 return None, {}
             fake = self._speech.wav.detach()
-            loss = discriminator_loss(self.adversary(batch.wav), self.adversary(fake))
+            loss = discriminator_loss(self.adversary(real), self.adversary(fake))
             return loss, {"adversary": loss.detach()}
         speech, self._speech = self._speech, None
-        mel = mel_loss(speech.wav, batch.wav)
-        f0 = nn.functional.l1_loss(speech.f0, batch.f0)
+        mel = mel_loss(speech.wav, real)
+        f0 = nn.functional.l1_loss(self.vocoder.f0_predictor(batch.mel).float(), batch.f0)
         loss, logs = 45 * mel + 0.05 * f0, {"mel": mel.detach(), "f0_hz": f0.detach()}
         if fighting:
             self.adversary.requires_grad_(False)  # it only passes the gradient on to the vocoder
-            real, fake = self.adversary(batch.wav), self.adversary(speech.wav)
+            heard, fake = self.adversary(real), self.adversary(speech.wav)
             self.adversary.requires_grad_(True)
-            loss = loss + adversarial_loss(fake) + 2 * feature_matching_loss(real, fake)
+            loss = loss + adversarial_loss(fake) + 2 * feature_matching_loss(heard, fake)
         return loss, logs
 
     def evaluate(self, batch: Batch, generator: torch.Generator) -> Sums:

@@ -39,10 +39,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Stage:
-    """name, the stage whose weights it starts from (None = from scratch), its objective, its settings per preset."""
+    """name, the stages whose weights it starts from (none = from scratch), its objective, its settings per preset."""
 
     name: str
-    after: str | None
+    after: tuple[str, ...]
     objective: Callable[[TasteConfig], nn.Module]
     settings: dict[str, TrainConfig]
 
@@ -51,6 +51,7 @@ _FINE_TUNED = (("aggregator.", 0.7),)  # it starts from Whisper's decoder, so it
 _TINY = {"log_every": 1, "eval_every": 4, "eval_batches": 2, "save_every": 2, "prepare_batches": 4, "bfloat16": False}
 _TINY_TOKENIZER = TrainConfig(8, 1e-3, 2, 400, micro_batches=2, **_TINY)
 _SEGMENT = {"tiny": 8, "mini": 32}  # mel frames
+_PITCH_SEGMENT = {"tiny": 10, "mini": 72}
 _ADVERSARY_FROM = {"tiny": 3, "mini": 2600}  # step
 _UNET_FROM = {"tiny": 2, "mini": 4000}  # step
 _ADVERSARIES = {
@@ -59,9 +60,10 @@ _ADVERSARIES = {
 }
 
 
-def _vocoder(config: TasteConfig) -> VocoderObjective:
-    name = config.name
-    return VocoderObjective(config, _ADVERSARIES[name], _SEGMENT[name], _ADVERSARY_FROM[name])
+def _vocoder(config: TasteConfig, after_flow: bool) -> VocoderObjective:
+    name, adversary_from = config.name, 0 if after_flow else _ADVERSARY_FROM[config.name]
+    frames = _SEGMENT[name], _PITCH_SEGMENT[name]
+    return VocoderObjective(config, _ADVERSARIES[name], *frames, adversary_from, after_flow)
 
 
 STAGES = {
@@ -69,25 +71,25 @@ STAGES = {
     for stage in (
         Stage(
             "text_only",
-            None,
+            (),
             lambda config: TokenizerObjective(config, audio=False, quantize=False),
-            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(1500, 1e-3, 200, 5000)},
+            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(1500, 1e-3, 100, 5000)},
         ),
         Stage(
             "no_vq",
-            "text_only",
+            ("text_only",),
             lambda config: TokenizerObjective(config, audio=True, quantize=False),
             {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(4000, 8e-4, 200, 5000, slow=_FINE_TUNED)},
         ),
         Stage(
             "vq",
-            "no_vq",
+            ("no_vq",),
             lambda config: TokenizerObjective(config, audio=True, quantize=True),
             {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(4000, 6e-4, 100, 5000, slow=_FINE_TUNED)},
         ),
         Stage(
             "flow",
-            None,
+            (),
             lambda config: FlowObjective(config, _UNET_FROM[config.name]),
             {
                 "tiny": TrainConfig(8, 1e-3, 2, 300, **_TINY),
@@ -96,11 +98,20 @@ STAGES = {
         ),
         Stage(
             "vocoder",
-            None,
-            _vocoder,
+            (),
+            lambda config: _vocoder(config, after_flow=False),
             {
                 "tiny": TrainConfig(6, 1e-3, 2, 4, **_TINY),
                 "mini": TrainConfig(6000, 5e-4, 200, 8, clip=10.0, betas=(0.8, 0.99), ema_decay=0.999),
+            },
+        ),
+        Stage(
+            "vocoder_flow",
+            ("vocoder", "flow"),
+            lambda config: _vocoder(config, after_flow=True),
+            {
+                "tiny": TrainConfig(6, 1e-3, 2, 4, **_TINY),
+                "mini": TrainConfig(3000, 3e-4, 50, 8, clip=10.0, betas=(0.8, 0.99), ema_decay=0.999),
             },
         ),
     )

@@ -86,7 +86,7 @@ class Taste(SpeechDecoder):
         whisper = recognizer.whisper.model
         encoder = WhisperEncoder(preset.encoder)
         encoder.encoder.load_state_dict(whisper.encoder.state_dict())
-        parts = load_parts(folder, preset, whisper.decoder)
+        parts = load_parts(folder, preset, whisper.decoder, recognizer.tokenizer)
         trained, units = "aggregator" in parts, None
         if (folder / "units.safetensors").is_file():
             units = MiniUnits.load(folder / "units.safetensors")

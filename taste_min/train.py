@@ -9,6 +9,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -175,16 +176,16 @@ def read_checkpoint(folder: Path) -> dict:
     return torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
 
 
-def build_objective(stage: Stage, preset: str, seed: int, start: Path | None) -> nn.Module:
-    """The stage's objective with its first weights: pretrained, then those of the stage before from folder `start`."""
+def build_objective(stage: Stage, preset: str, seed: int, start: Sequence[Path] = ()) -> nn.Module:
+    """The stage's objective with its first weights: pretrained, then those of the runs in the folders `start`."""
     from .export import start_from_whisper
 
     torch.manual_seed(seed_of(seed, 0))
     objective = stage.objective(PRESETS[preset]())
     if preset == "mini":
         start_from_whisper(objective)
-    if start is not None:
-        weights = read_checkpoint(start)
+    for folder in start:
+        weights = read_checkpoint(folder)
         known = objective.state_dict().keys()
         state = {k: v for k, v in (weights["objective"] | weights["ema"]).items() if k in known}
         objective.load_state_dict(state, strict=False)

@@ -100,7 +100,7 @@ def train_stage(args) -> dict | None:
     data = Path(args.data)
     data = data / "features" if (data / "features").is_dir() else data
     train, dev = FeatureStore(data, "train"), FeatureStore(data, "dev")
-    start = _start(args, stage.after) if stage.after else None
+    start = [Path(path) for path in args.init or ()] or [folder.parent / name for name in stage.after]
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     objective = build_objective(stage, args.preset, args.seed, start)
     run = Run(stage, args.preset, config, args.seed, folder, train, dev, accelerator, objective)
@@ -125,11 +125,6 @@ def train_stage(args) -> dict | None:
     return write_manifest(target, stage.name, facts, files)
 
 
-def _start(args, stage: str) -> Path:
-    """Folder of the run to start from: --init, else the neighbour of RUN_DIR that has the stage's name."""
-    return Path(args.init) if args.init else Path(args.out).parent / stage
-
-
 def _mini_only(args) -> None:
     if args.preset != "mini":
         raise TasteError(f"{args.stage} are made with the networks of the mini preset; --preset must be mini.")
@@ -137,12 +132,12 @@ def _mini_only(args) -> None:
 
 def add_arguments(parser) -> None:
     """The options of `taste-min train`."""
-    stages = ("units", "features", "text_only", "no_vq", "vq", "flow", "vocoder")  # see stages.py
+    stages = ("units", "features", "text_only", "no_vq", "vq", "flow", "vocoder", "vocoder_flow")  # see stages.py
     parser.add_argument("stage", choices=stages, help="what to train; features caches what the later ones read")
     parser.add_argument("--data", required=True, help="corpus folder with manifest.tsv (and features/)")
     parser.add_argument("--out", required=True, help="folder of this run: checkpoint, metrics.jsonl, export")
     parser.add_argument("--preset", choices=("mini", "tiny"), default="mini", help="sizes (default: mini)")
-    parser.add_argument("--init", help="run to start from (default: beside --out, named as the stage before)")
+    parser.add_argument("--init", nargs="+", help="runs to start from (default: beside --out, named as their stages)")
     parser.add_argument("--export", help="folder for the weights (default: OUT/export)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out if there is one")
     parser.add_argument("--seed", type=int, default=0, help="initial weights, order and noise (default: 0)")

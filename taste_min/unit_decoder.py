@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .config import UnitDecoderConfig
 from .errors import TasteError
+from .spelling import Letters, Spelling
 from .transformer import RelativeTransformer
 
 IGNORE = -1
@@ -52,7 +53,7 @@ class Sampling:
     evaluation of TASTE top_k = 10.
 
     Limits are counted from the prompt as in the original: at least min_ratio * P and at most max_ratio * P units,
-    where P = N + 3 includes the three special positions; min_units and max_units replace them by plain numbers.
+    where P = N + 3 includes the three special positions (also when text is spelled out); min_units and max_units replace them by plain numbers.
     """
 
     top_k: int = 25
@@ -125,6 +126,11 @@ class WeightedSum(nn.Module):
         return share[0] * audio + share[1] * text
 
 
+def per_letter(x: torch.Tensor, letters: Letters) -> torch.Tensor:
+    """Repeat the vector of every token for each of its letters: (B, N, D) -> (B, L, D)."""
+    return x.gather(1, letters.tokens[..., None].expand(-1, -1, x.shape[2]))
+
+
 class UnitDecoder(nn.Module):
     """Text encoder, audio encoder, fusion, and the language model over units."""
 
@@ -141,6 +147,8 @@ class UnitDecoder(nn.Module):
             "position_dropout": config.position_dropout,
         }
         self.text_embedding = nn.Embedding(config.vocab_size, config.d_text)
+        if config.max_letters:
+            self.spelling = Spelling(config.vocab_size, config.max_letters, config.d_text)
         self.text_encoder = RelativeTransformer(config.d_text, n_layers=config.n_text_layers, **sizes)
         self.text_encoder_affine_layer = nn.Linear(d_model, d_model)
         self.audio_embed_affine_layer = nn.Linear(config.d_taste, config.d_audio)
@@ -159,16 +167,24 @@ class UnitDecoder(nn.Module):
 
     def fuse(
         self, text_ids: torch.Tensor, text_lengths: torch.Tensor, taste_embeddings: torch.Tensor | None
-    ) -> torch.Tensor:
-        """text_ids: (B, N), text_lengths: (B,), taste_embeddings: (B, N, d_taste) or None = text only -> (B, N, D)."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is to be said: (B, N, D) and how many positions of it are real, (B,); with spelling letters, not tokens.
+
+        text_ids: (B, N), text_lengths: (B,), taste_embeddings: (B, N, d_taste) or None = text only.
+        """
         valid = torch.arange(text_ids.shape[1], device=text_ids.device) < text_lengths[:, None]  # (B, N)
-        text = self.text_encoder(self.text_embedding(text_ids.clamp(min=0)), valid)
-        text = self.text_encoder_affine_layer(text)  # (B, N, D)
-        if taste_embeddings is None:
-            return text
-        audio = self.audio_token_encoder(self.audio_embed_affine_layer(taste_embeddings), valid)
-        audio = self.audio_token_encoder_affine_layer(audio)  # (B, N, D)
-        return self.fusion(audio, text)
+        text, audio = self.text_embedding(text_ids.clamp(min=0)), None
+        if taste_embeddings is not None:
+            audio = self.audio_token_encoder(self.audio_embed_affine_layer(taste_embeddings), valid)
+            audio = self.audio_token_encoder_affine_layer(audio)  # (B, N, D)
+        if self.config.max_letters:
+            letters = self.spelling.letters(text_ids, text_lengths)
+            text = per_letter(text, letters) + self.spelling(letters)  # (B, L, d_text)
+            audio = None if audio is None else per_letter(audio, letters)
+            text_lengths = letters.lengths
+            valid = torch.arange(text.shape[1], device=text.device) < text_lengths[:, None]  # (B, L)
+        text = self.text_encoder_affine_layer(self.text_encoder(text, valid))  # (B, N, D)
+        return text if audio is None else self.fusion(audio, text), text_lengths
 
     def prompts(
         self,
@@ -178,12 +194,12 @@ class UnitDecoder(nn.Module):
         taste_embeddings: torch.Tensor | None,
     ) -> list[torch.Tensor]:
         """`[sos, speaker, fused_1 .. fused_N, task]` of every sample: B tensors (P, D)."""
-        fused = self.fuse(text_ids, text_lengths, taste_embeddings)
+        fused, lengths = self.fuse(text_ids, text_lengths, taste_embeddings)
         speaker = self.spk_embed_affine_layer(F.normalize(speaker_embedding, dim=-1)).to(fused)  # (B, D)
         sos, task = self.llm_embedding.weight.to(fused)
         return [
             torch.cat((sos[None], speaker[i, None], fused[i, :n], task[None]))  # (P, D)
-            for i, n in enumerate(text_lengths.tolist())
+            for i, n in enumerate(lengths.tolist())
         ]
 
     def forward(
@@ -247,8 +263,8 @@ class UnitDecoder(nn.Module):
         sizes = torch.tensor([len(prompt) for prompt in prompts], device=text_ids.device)  # (B,) P
         x = pad_sequence(prompts, batch_first=True, padding_value=PADDING, padding_side="left")  # (B, P, D)
         valid = torch.arange(x.shape[1], device=x.device) >= x.shape[1] - sizes[:, None]  # (B, P)
-        shortest = _limit(sampling.min_units, sampling.min_ratio, sizes)  # (B,)
-        longest = _limit(sampling.max_units, sampling.max_ratio, sizes)  # (B,)
+        shortest = _limit(sampling.min_units, sampling.min_ratio, text_lengths + 3)  # (B,)
+        longest = _limit(sampling.max_units, sampling.max_ratio, text_lengths + 3)  # (B,)
 
         caches = self.llm.new_caches()
         one = valid.new_ones(len(prompts), 1)

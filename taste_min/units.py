@@ -85,12 +85,12 @@ class WhisperStates:
     and a unit must not depend on how much silence follows. Units are learnt from the same unpadded states.
     """
 
-    def __init__(self, encoder: nn.Module | None, layer: int = 4):
+    def __init__(self, encoder: nn.Module | None, layer: int = 3):
         """encoder: a transformers Whisper encoder; None = see `from_assets`. layer: how many layers are applied."""
         self.given, self.layer = encoder, layer
 
     @classmethod
-    def from_assets(cls, layer: int = 4) -> "WhisperStates":
+    def from_assets(cls, layer: int = 3) -> "WhisperStates":
         """Whisper base of the mini preset; fetched and loaded when the first recording comes."""
         return cls(None, layer)
 

@@ -73,16 +73,16 @@ def test_every_stage_logs_evaluates_and_exports(runs, stage):
 
 def test_the_curriculum_hands_its_weights_on(runs):
     before = torch.load(runs / "no_vq" / "checkpoint.pt", weights_only=True)["objective"]
-    objective = build_objective(STAGES["vq"], "tiny", 0, runs / "no_vq")
+    objective = build_objective(STAGES["vq"], "tiny", 0, [runs / "no_vq"])
     for name, value in objective.state_dict().items():
         if not name.startswith("quantizer"):
             assert torch.equal(value, before[name]), name
-    fresh = build_objective(STAGES["vq"], "tiny", 0, None)
+    fresh = build_objective(STAGES["vq"], "tiny", 0)
     assert not torch.equal(fresh.aggregator.layer_norm.bias, objective.aggregator.layer_norm.bias)
 
 
 def test_text_only_leaves_the_audio_branch_alone_and_no_vq_trains_the_aggregator(runs):
-    first = build_objective(STAGES["no_vq"], "tiny", 0, runs / "text_only").state_dict()
+    first = build_objective(STAGES["no_vq"], "tiny", 0, [runs / "text_only"]).state_dict()
     last = torch.load(runs / "no_vq" / "checkpoint.pt", weights_only=True)["objective"]
     moved = {name for name in first if not torch.equal(first[name], last[name])}
     assert {"aggregator.layers.0.encoder_attn.v_proj.weight", "unit_decoder.fusion.weights"} <= moved
@@ -237,7 +237,7 @@ def test_the_adversaries_wait_for_their_step(runs):
 def test_averaged_weights_are_used_for_export_only(data, tmp_path):
     store = FeatureStore(data / "features", "train")
     config = replace(STAGES["flow"].settings["tiny"], ema_decay=0.9)
-    objective = build_objective(STAGES["flow"], "tiny", 0, None)
+    objective = build_objective(STAGES["flow"], "tiny", 0)
     run = Run(STAGES["flow"], "tiny", config, 0, tmp_path, store, store, Accelerator(cpu=True), objective)
     run_stage(run, resume=False, progress=False)
     own = objective.flow.encoder_proj.weight.clone()
@@ -275,7 +275,7 @@ def test_wrong_starts_are_refused(runs, data, tmp_path, capsys):
     config = replace(STAGES["flow"].settings["tiny"], micro_batches=3)
     with pytest.raises(TasteError, match="micro-batches"):
         store = FeatureStore(data / "features", "train")
-        objective = build_objective(STAGES["flow"], "tiny", 0, None)
+        objective = build_objective(STAGES["flow"], "tiny", 0)
         Run(STAGES["flow"], "tiny", config, 0, tmp_path, store, store, _Two(), objective)
 
 
