@@ -144,12 +144,14 @@ class FeatureStore:
     ) -> Batch:
         """What the vocoder reads: n_frames mel frames from a random place of each utterance, with F0 and waveform.
 
-        stretch: each segment is played up to this factor faster or slower, which shifts its pitch and formants.
+        stretch: each segment is played up to this factor faster or slower, which shifts its pitch and formants. An
+        utterance that is too short for that is played less fast. Raises TasteError when it is too short anyway.
         """
         mels, f0s, wavs, starts = [], [], [], []
         for i in indices:
             draw = float(torch.rand((), generator=generator)) * 2 - 1
-            percent = round(100 * stretch**draw)
+            most = 100 * self.rows[i]["n_mels"] // n_frames  # what a short utterance has enough frames for
+            percent = min(round(100 * stretch**draw), max(100, most))
             length = -(-n_frames * percent // 100)  # mel frames before the shift
             places = self.rows[i]["n_mels"] - length + 1
             if places < 1:

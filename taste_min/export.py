@@ -27,7 +27,6 @@ from .unit_decoder import UnitDecoder
 from .vocoder import Vocoder
 
 MANIFEST, PROJECTION = "manifest.json", "text_projection"
-FULL_PRECISION = ("quantizer",)  # rounding its codebooks would move words to other codes
 TRAINING_ONLY = (".embed_avg", ".cluster_size")  # running statistics of the codebooks
 TEXT_ONLY = "text_only"  # a unit decoder that never heard audio, the baseline
 # what may be missing from a file: the aggregator's is Whisper's decoder where it was not trained
@@ -72,8 +71,7 @@ def write_parts(folder: Path, parts: dict[str, nn.Module]) -> list[str]:
         frozen = {key for key, parameter in module.named_parameters() if not parameter.requires_grad}
         tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items() if k not in frozen}
         tensors = {k: v for k, v in tensors.items() if not k.endswith(TRAINING_ONLY)}
-        if name not in FULL_PRECISION:
-            tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         partial = folder / f"{name}.part"
         save_file(tensors, str(partial))
         partial.chmod(0o644)  # the library writes files that only their owner can read

@@ -1,8 +1,8 @@
 """From speech units to a mel spectrogram by conditional flow matching (the flow of CosyVoice-300M, kept by TASTE).
 
 An encoder reads the units, a length regulator stretches them from 50 Hz to mel frames (mu), and a U-Net learns the
-velocity that carries Gaussian noise to the mel spectrogram along straight lines (Lipman et al. 2023). Sampling is
-Euler's method with classifier-free guidance.
+velocity that carries Gaussian noise to the mel spectrogram along straight lines (Lipman et al. 2023); in the mini
+preset the lines begin near mu instead. Sampling is Euler's method with classifier-free guidance.
 
 Axes: B batch, U units, F mel frames, M mel bands, D encoder width.
 """
@@ -75,7 +75,7 @@ def cosine_time(t: torch.Tensor) -> torch.Tensor:
 class FlowMatching(nn.Module):
     """The probability path, its training loss, and the sampler. The U-Net is `estimator`, as in the original.
 
-    Paths begin at Gaussian noise; with `start_at_mu` they begin near mu, a mel spectrogram that lacks the fine detail.
+    Paths begin at Gaussian noise; with `start_at_mu` at mu, a mel spectrogram without fine detail, plus a little noise.
     """
 
     sigma_min = 1e-6  # standard deviation left around the target at t = 1
@@ -127,8 +127,8 @@ class FlowMatching(nn.Module):
     ) -> torch.Tensor:
         """Euler steps from noise (B, M, F) to a mel spectrogram (B, M, F).
 
-        Each step needs the velocity with and without the condition; `one_batch` computes both in one call. Without
-        guidance (0) one is enough.
+        The steps start from `begin(noise, mu)`. Each needs the velocity with and without the condition; `one_batch`
+        computes both in one call. With guidance 0 the one with the condition is enough.
         """
         times = cosine_time(torch.linspace(0, 1, n_timesteps + 1, device=noise.device))
         x, nothing, no_speaker = self.begin(noise, mu), torch.zeros_like(mu), torch.zeros_like(speaker)

@@ -32,7 +32,7 @@ from .unit_decoder import IGNORE, UnitDecoder
 PROSODY_MEAN, PROSODY_STD = (-1.3, 0.0, 0.0), (0.6, 0.15, 0.8)
 PROSODY_WEIGHT = 0.5
 GUIDED_LAYERS, GUIDED_HEAD, GUIDED_WEIGHT = (1, 2), 0, 1.0  # attention maps of the unit decoder that learn to align
-GUIDED_REACH = 1.5  # letters
+GUIDED_REACH = 1.5  # standard deviation, in letters, of what counts as looking at the spoken one
 
 Sums = dict[str, tuple[torch.Tensor, int]]  # name -> (sum, number of positions)
 
@@ -145,14 +145,15 @@ class TokenizerObjective(nn.Module):
         return torch.stack(losses).mean()
 
     def text_places(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """For every letter (without spelling: token) its word, its place in the word and the word's size, all (B, L),
+        """Where every letter (without spelling: every token, L = N) stands: four tensors, the first three (B, L).
 
-        and the number of letters (B,). The word of padding is -1.
+        Number of its word, -1 = padding; its place in the word from 0; letters of the word; letters of each text (B,).
+        Place and size mean nothing for padding.
         """
         words, lengths = batch.word_ids, batch.token_lengths
         if self.unit_decoder.config.max_letters:
             letters = self.unit_decoder.spelling.letters(batch.token_ids, lengths)
-            words, lengths = words.gather(1, letters.tokens), letters.lengths
+            words, lengths = words.gather(1, letters.tokens.clamp(min=0)), letters.lengths
         position = torch.arange(words.shape[1], device=words.device)
         words = torch.where(position < lengths[:, None], words, -1)  # (B, L)
         same = words[:, :, None] == words[:, None]  # (B, L, L)

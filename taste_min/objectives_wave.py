@@ -78,7 +78,7 @@ class VocoderObjective(nn.Module):
         adversary_from: int,
         after_flow: bool = False,
     ):
-        """n_frames: mel frames of a training segment; the F0 network, which is small, learns from n_pitch_frames.
+        """n_frames: mel frames of a training segment; the F0 network, which is cheap, learns from n_pitch_frames.
 
         adversary_from: step of the first adversarial loss. after_flow: half of every batch is read not from the mel
         spectrogram of the recording but from what the frozen flow's unit encoder makes of its units.
@@ -107,7 +107,7 @@ class VocoderObjective(nn.Module):
 
     @torch.no_grad()
     def flow_mel(self, store: FeatureStore, indices: Sequence[int], starts: torch.Tensor) -> torch.Tensor:
-        """The same segments as the unit encoder of the flow imagines them: (B, M, F)."""
+        """mu of the flow's unit encoder on the scale of the log-mel, n_pitch_frames from starts (B,) on: (B, M, F)."""
         # dev: vocoder-after-flow
         batch, flow = store.units_and_mel(indices), self.flow.eval()
         batch = batch.to(flow.encoder_proj.weight.device)
@@ -118,7 +118,7 @@ class VocoderObjective(nn.Module):
     def loss(self, batch: Batch, part: str, step: int) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
         """None = this part has nothing to learn at this step."""
         fighting = step >= self.adversary_from
-        first = 13 * step % (self.n_pitch_frames - self.n_frames + 1)  # the same for both parts
+        first = 13 * step % (self.n_pitch_frames - self.n_frames + 1)  # moves on, but is the same for both parts
         frames, samples = slice(first, first + self.n_frames), slice(first * HOP, (first + self.n_frames) * HOP)
         real = batch.wav[:, samples]
         if part == "adversary":

@@ -25,7 +25,9 @@ def _tracker() -> SwiftF0:
 def mel_pitch(wav: torch.Tensor, low: float = 60.0, high: float = 500.0) -> torch.Tensor:
     """F0 of `wav (S,)` at 22.05 kHz per mel frame of `audio.vocoder_mel`, in Hz, 0 where there is no voice: (F,).
 
-    The tracker's frames of 16 ms are interpolated on a logarithmic scale within a voiced stretch.
+    The tracker gives a value every 16 ms; between them it is interpolated on a logarithmic scale, and a mel frame has a
+    voice where the nearer of its two neighbours has one. The result is on the CPU. A pure tone is no voice to the
+    tracker: it wants harmonics.
     """
     n_frames = len(wav) // HOP
     if not n_frames:

@@ -26,9 +26,10 @@ def spell(text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Letters:
-    """The letters of a batch of texts. symbols: (B, L), 0 = padding. tokens: (B, L) the token of each letter.
+    """The letters of a batch of texts. symbols: (B, L) as in `spell`, 0 = padding. lengths: (B,) letters of each text.
 
-    lengths: (B,) letters of each text."""
+    tokens: (B, L) position 0 .. N - 1 of the token of each letter, -1 for padding.
+    """
 
     symbols: torch.Tensor
     tokens: torch.Tensor
@@ -36,10 +37,14 @@ class Letters:
 
 
 class Spelling(nn.Module):
-    """Letters as vectors that know their neighbours within the token: "t" in "th" is not "t" in "at"."""
+    """Letters as vectors that know their neighbours within the token: "t" in "th" is not "t" in "at".
+
+    `table` (V, C) spells every token; it comes from `read_vocabulary` and is in no file of weights. Until then every
+    token is a row of blanks.
+    """
 
     def __init__(self, vocab_size: int, max_letters: int, d_model: int):
-        """max_letters: further letters of a token are not read."""
+        """max_letters: C, further letters of a token are not read. d_model: D."""
         super().__init__()
         self.max_letters = max_letters
         # dev: spelled-text
@@ -57,14 +62,14 @@ class Spelling(nn.Module):
         self.table.copy_(rows)
 
     def letters(self, text_ids: torch.Tensor, text_lengths: torch.Tensor) -> Letters:
-        """text_ids: (B, N), padded with anything beyond text_lengths (B,)."""
+        """Spell a batch of texts. text_ids: (B, N), padded with anything beyond text_lengths (B,)."""
         symbols = self.table[text_ids.clamp(min=0)].long()  # (B, N, C)
         inside = torch.arange(text_ids.shape[1], device=text_ids.device) < text_lengths[:, None]
         real = (symbols > 0) & inside[..., None]
         tokens = torch.arange(text_ids.shape[1], device=text_ids.device)[:, None].expand(real.shape[1:])  # (N, C)
         return Letters(
             pad_sequence([row[keep] for row, keep in zip(symbols, real, strict=True)], batch_first=True),
-            pad_sequence([tokens[keep] for keep in real], batch_first=True),
+            pad_sequence([tokens[keep] for keep in real], batch_first=True, padding_value=-1),
             real.sum(dim=(1, 2)),
         )
 

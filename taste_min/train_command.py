@@ -69,7 +69,7 @@ def cache_features(args) -> dict | None:
 
     _mini_only(args)
     started, accelerator = time.monotonic(), Accelerator(cpu=True)
-    units = MiniUnits.load(_start(args, "units") / UNITS_FILE)
+    units = MiniUnits.load(_starts(args, ("units",))[0] / UNITS_FILE)
     extractor = FeatureExtractor.mini(units, args.layers)
     main = accelerator.is_main_process
     utterances = read_manifest(args.data)
@@ -100,9 +100,8 @@ def train_stage(args) -> dict | None:
     data = Path(args.data)
     data = data / "features" if (data / "features").is_dir() else data
     train, dev = FeatureStore(data, "train"), FeatureStore(data, "dev")
-    start = [Path(path) for path in args.init or ()] or [folder.parent / name for name in stage.after]
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    objective = build_objective(stage, args.preset, args.seed, start)
+    objective = build_objective(stage, args.preset, args.seed, _starts(args, stage.after))
     run = Run(stage, args.preset, config, args.seed, folder, train, dev, accelerator, objective)
     dev_numbers = run_stage(run, args.resume)
     if not accelerator.is_main_process:
@@ -123,6 +122,11 @@ def train_stage(args) -> dict | None:
         "dev": dev_numbers,
     }
     return write_manifest(target, stage.name, facts, files)
+
+
+def _starts(args, names: tuple[str, ...]) -> list[Path]:
+    """Folders of the runs to start from: --init, else the neighbours of RUN_DIR that have these names."""
+    return [Path(path) for path in args.init or ()] or [Path(args.out).parent / name for name in names]
 
 
 def _mini_only(args) -> None:

@@ -3,8 +3,11 @@
 Text tokens and TASTE embeddings pass through an encoder each and are mixed by a learnt weighted sum. A causal
 transformer reads the prompt `[sos, speaker, fused_1 .. fused_N, task]` and continues it with units at 50 Hz.
 
-Axes: B batch, N text tokens, P = N + 3 prompt positions, U units, T = P + U positions, D width, V = n_units + 1
-classes (the last one ends the speech).
+With `max_letters` (the mini preset) text and audio take one position per letter instead of one per token, see
+spelling.py: the vectors of a token are repeated for its letters.
+
+Axes: B batch, N text tokens, L letters, P = N + 3 prompt positions (spelled out: L + 3), U units, T = P + U positions,
+D width, V = n_units + 1 classes (the last one ends the speech).
 """
 
 from dataclasses import dataclass
@@ -53,7 +56,8 @@ class Sampling:
     evaluation of TASTE top_k = 10.
 
     Limits are counted from the prompt as in the original: at least min_ratio * P and at most max_ratio * P units,
-    where P = N + 3 includes the three special positions (also when text is spelled out); min_units and max_units replace them by plain numbers.
+    where P = N + 3 includes the three special positions. N counts tokens even when the text is spelled out. min_units
+    and max_units replace the two by plain numbers.
     """
 
     top_k: int = 25
@@ -128,7 +132,7 @@ class WeightedSum(nn.Module):
 
 def per_letter(x: torch.Tensor, letters: Letters) -> torch.Tensor:
     """Repeat the vector of every token for each of its letters: (B, N, D) -> (B, L, D)."""
-    return x.gather(1, letters.tokens[..., None].expand(-1, -1, x.shape[2]))
+    return x.gather(1, letters.tokens.clamp(min=0)[..., None].expand(-1, -1, x.shape[2]))
 
 
 class UnitDecoder(nn.Module):
@@ -168,7 +172,7 @@ class UnitDecoder(nn.Module):
     def fuse(
         self, text_ids: torch.Tensor, text_lengths: torch.Tensor, taste_embeddings: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is to be said: (B, N, D) and how many positions of it are real, (B,); with spelling letters, not tokens.
+        """What is to be said, (B, N, D), spelled out (B, L, D), and how many of its positions are real, (B,).
 
         text_ids: (B, N), text_lengths: (B,), taste_embeddings: (B, N, d_taste) or None = text only.
         """
@@ -183,7 +187,7 @@ class UnitDecoder(nn.Module):
             audio = None if audio is None else per_letter(audio, letters)
             text_lengths = letters.lengths
             valid = torch.arange(text.shape[1], device=text.device) < text_lengths[:, None]  # (B, L)
-        text = self.text_encoder_affine_layer(self.text_encoder(text, valid))  # (B, N, D)
+        text = self.text_encoder_affine_layer(self.text_encoder(text, valid))  # (B, N, D) or (B, L, D)
         return text if audio is None else self.fusion(audio, text), text_lengths
 
     def prompts(

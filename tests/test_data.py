@@ -1,7 +1,6 @@
-"""Batch order, padding and segments, the feature cache, and the pitch track."""
+"""Batch order, padding, segments, and the feature cache."""
 
 import json
-import math
 
 import pytest
 import soundfile
@@ -12,8 +11,7 @@ from taste_min import features as feature_module
 from taste_min.data import BatchOrder, FeatureStore
 from taste_min.errors import TasteError
 from taste_min.features import build, read_manifest
-from taste_min.pitch import mel_pitch
-from taste_min.shards import read_shard_rows
+from taste_min.shards import read_shard_rows, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +65,7 @@ def test_segments_cut_mel_f0_and_waveform_at_the_same_place(folder):
     batch = store.segments([1, 5, 7], 8, torch.Generator().manual_seed(0))
     assert batch.mel.shape == (3, 80, 8) and batch.f0.shape == (3, 8) and batch.wav.shape == (3, 2048)
     starts = (batch.mel[:, 0, 0] * 100).round().int().tolist()  # the fake mel counts its frames
-    assert len(set(starts)) > 1
+    assert len(set(starts)) > 1 and batch.starts.tolist() == starts
     for row, (i, start) in enumerate(zip((1, 5, 7), starts, strict=True)):
         whole = store.tensor(i, "wav").float() / 32767
         torch.testing.assert_close(batch.wav[row], whole[start * 256 : (start + 8) * 256])
@@ -75,6 +73,50 @@ def test_segments_cut_mel_f0_and_waveform_at_the_same_place(folder):
     assert torch.equal(again.wav, batch.wav)
     with pytest.raises(TasteError, match="shorter than a segment"):
         store.segments([0], 10_000, torch.Generator())
+
+
+def test_short_utterances_are_not_played_faster_than_they_last(folder):
+    store = FeatureStore(folder, "train")
+    n = store.rows[0]["n_mels"]
+    for seed in range(20):
+        batch = store.segments([0], n - 1, torch.Generator().manual_seed(seed), stretch=1.25)
+        assert batch.mel.shape == (1, 80, n - 1) and batch.wav.shape == (1, 256 * (n - 1))
+        assert batch.f0.max() <= 176 * n / (n - 1)  # the fake voice has 176 Hz
+    faster = [store.segments([0], 8, torch.Generator().manual_seed(seed), 1.25).f0.max() for seed in range(20)]
+    assert max(faster) > 176 * 1.15  # a short piece is
+
+
+def one_recording(folder, word_times) -> FeatureStore:
+    """A store with one recording of 60 units, 1.2 s, and the given times of its words."""
+    features = fake_features(0, 4, 60)
+    features["word_times"] = torch.tensor(word_times).reshape(-1, 2)
+    row = {"id": "u", "split": "train", "seconds": 1.2, "text": "a b", "n_tokens": 4, "n_units": 60}
+    write_shard(folder / "features-00000.safetensors", [row], [features], "x")
+    return FeatureStore(folder, "train")
+
+
+def test_progress_rises_from_0_to_1_in_a_word_and_waits_in_the_pause_before_it(tmp_path):
+    batch = one_recording(tmp_path, [[0.2, 0.5], [0.8, 0.9]]).text_and_units([0], None)
+    words, progress = batch.unit_words[0], batch.unit_progress[0]
+    assert words.tolist() == [0] * 25 + [1] * 35  # the pause from 0.5 s to 0.8 s belongs to the second word
+    middle = (torch.arange(60) + 0.5) / 50
+    torch.testing.assert_close(progress[10:25], (middle[10:25] - 0.2) / 0.3)
+    torch.testing.assert_close(progress[40:45], (middle[40:45] - 0.8) / 0.1)
+    assert not progress[:10].any() and not progress[25:40].any()
+    assert (progress[45:] == 1).all()  # silence after the last word
+    assert (progress[10:25].diff() > 0).all() and progress.min() >= 0 and progress.max() <= 1
+
+
+def test_without_word_times_no_word_is_known(tmp_path):
+    batch = one_recording(tmp_path, []).text_and_units([0], None)
+    assert (batch.unit_words == -1).all() and not batch.unit_progress.any()
+
+
+def test_progress_is_padded_like_the_units(folder):
+    batch = FeatureStore(folder, "train").text_and_units([0, 3, 4], None)
+    assert batch.unit_progress.shape == batch.unit_words.shape == batch.units.shape
+    for row, n in enumerate(batch.unit_lengths.tolist()):
+        assert (batch.unit_words[row, n:] == -1).all() and not batch.unit_progress[row, n:].any()
 
 
 def test_missing_features_and_splits_are_named(tmp_path, folder):
@@ -133,21 +175,6 @@ def test_manifests_without_the_columns_are_refused(tmp_path):
     (tmp_path / "manifest.tsv").write_text("id\taudio\nx\ty\n")
     with pytest.raises(TasteError, match="needs the columns"):
         read_manifest(tmp_path)
-
-
-def test_pitch_follows_a_harmonic_glide_and_ignores_noise():
-    t = torch.arange(2 * 22050) / 22050
-    f0 = 100 + 60 * t  # Hz, 100 -> 220
-    phase = 2 * math.pi * f0.cumsum(0) / 22050
-    glide = 0.1 * sum(torch.sin(k * phase) / k for k in range(1, 8))
-    track = mel_pitch(glide)
-    assert track.shape == (2 * 22050 // 256,)
-    truth = f0[128::256][: len(track)]
-    error = (track / truth).log2().abs()[3:-5] * 12
-    assert error.max() < 0.3  # semitones
-    assert (track[:-4] / truth[4:]).log2().abs()[3:-5].max() * 12 > 0.3  # four frames late would not pass
-    noise = torch.randn(22050, generator=torch.Generator().manual_seed(0)) * 0.1
-    assert (mel_pitch(noise) > 0).float().mean() < 0.1
 
 
 def test_rows_survive_as_json(folder):

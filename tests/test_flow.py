@@ -186,6 +186,93 @@ def test_condition_dropout_hides_everything(batch):
         assert (one == other) == blind
 
 
+@pytest.mark.parametrize("one_batch", [True, False])
+def test_without_guidance_the_network_is_called_once_per_step(one_batch):
+    torch.manual_seed(0)
+    matching = FlowMatching(CONFIG).eval()
+    noise, mu = torch.randn(2, 2, 80, 9)
+    speaker, mask = torch.randn(2, 80), length_mask(torch.tensor([9, 6]), 9)
+    rows = []
+    matching.estimator.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+
+    def sample(guidance):
+        rows.clear()
+        return matching.sample(noise, mask, mu, speaker, 3, guidance, one_batch)
+
+    plain = sample(0.0)
+    assert rows == [2] * 3
+    both = sample(1e-9)  # both branches are computed, and the unconditional one gets no weight
+    assert rows == ([4] * 3 if one_batch else [2] * 6)
+    torch.testing.assert_close(plain, both, atol=1e-5, rtol=0)
+    assert (sample(0.7) - plain).abs().max() > 1e-3
+
+
+# --- paths that begin at mu
+
+AT_MU = replace(CONFIG, start_at_mu=True, noise_scale=0.3)
+
+
+def test_without_a_velocity_the_sample_stays_where_the_path_begins():
+    torch.manual_seed(0)
+    noise, mu = torch.randn(2, 1, 80, 9)
+    for config, expected in ((CONFIG, noise), (AT_MU, mu + 0.3 * noise)):
+        matching = FlowMatching(config).eval()
+        for parameter in matching.estimator.final_proj.parameters():
+            parameter.data.zero_()
+        for guidance in (0.0, 0.7):
+            result = matching.sample(noise, None, mu, torch.randn(1, 80), 3, guidance)
+            torch.testing.assert_close(result, expected)
+
+
+def test_the_network_learns_the_way_from_the_beginning_to_the_mel():
+    torch.manual_seed(0)
+    mel = torch.randn(2, 80, 9)
+    mu = mel + 0.1 * torch.randn(2, 80, 9)  # all but the fine detail
+    seen = {}
+
+    def nothing(x, mask, mu, t, speaker, prompt):
+        seen.update(point=x, time=t[:, None, None])
+        return torch.zeros_like(x)
+
+    losses = {}
+    for config in (CONFIG, AT_MU):
+        matching = FlowMatching(config)
+        matching.estimator = Velocity(nothing)
+        losses[config] = matching.loss(mel, None, mu, torch.zeros(2, 80), torch.Generator().manual_seed(3))
+        rest = 1 - FlowMatching.sigma_min
+        begin = (seen["point"] - seen["time"] * mel) / (1 - rest * seen["time"])
+        velocity = mel - rest * begin
+        torch.testing.assert_close(losses[config], velocity.square().mean())  # the target minus a prediction of 0
+        generator = torch.Generator().manual_seed(3)
+        torch.rand(2, generator=generator)
+        noise = torch.randn(mel.shape, generator=generator)
+        expected = mu + 0.3 * noise if config.start_at_mu else noise
+        torch.testing.assert_close(begin, expected, atol=1e-4, rtol=0)
+    assert losses[AT_MU] < 0.2 < 1 < losses[CONFIG]  # a shorter way
+
+
+def test_mu_learns_from_the_network_that_reads_it_and_not_as_the_beginning():
+    """Pulling mu to where the path is easy would be another loss."""
+    mel, mu = torch.randn(1, 80, 9), torch.randn(1, 80, 9, requires_grad=True)
+    matching = FlowMatching(replace(AT_MU, condition_dropout=0.0))
+    deaf = torch.nn.Parameter(torch.zeros(()))
+    matching.estimator = Velocity(lambda x, *rest: deaf * x)
+    matching.loss(mel, None, mu, torch.zeros(1, 80)).backward()
+    assert mu.grad is None or not mu.grad.any()
+    matching.estimator = Velocity(lambda x, mask, mu, *rest: mu)
+    matching.loss(mel, None, mu, torch.zeros(1, 80)).backward()
+    assert mu.grad.abs().max() > 0
+
+
+def test_only_the_mini_preset_begins_at_mu():
+    assert mini().flow.start_at_mu and 0 < mini().flow.noise_scale < 1
+    noise, mu = torch.randn(2, 1, 80, 4)
+    for config in (paper().flow, tiny().flow):
+        with torch.device("meta"):
+            matching = FlowMatching(config)
+        assert torch.equal(matching.begin(noise, mu), noise)
+
+
 # --- the whole flow
 
 

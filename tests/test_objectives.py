@@ -1,16 +1,18 @@
 """What the training adds to the losses: alignment, prosody, centring. Each check has a broken variant that fails it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fake_corpus import make_features
 
 from taste_min.config import FlowConfig, tiny
-from taste_min.data import FeatureStore
+from taste_min.data import Batch, FeatureStore
 from taste_min.features import shifted, word_prosody
 from taste_min.flow import Flow
 from taste_min.objectives import GUIDED_HEAD, TokenizerObjective
+from taste_min.spelling import spell
 from taste_min.unit_decoder import UnitDecoder
 from taste_min.units import relative_pitch
 
@@ -20,29 +22,80 @@ def store(tmp_path_factory):
     return FeatureStore(make_features(tmp_path_factory.mktemp("features")), "train")
 
 
-def looking(batch, layer, ahead: int) -> None:
-    """Attention of a model that looks at the token being spoken, or at that of the word `ahead` words further."""
-    size = int((batch.token_lengths + 3 + batch.unit_lengths).max())
-    attention = torch.zeros(len(batch.token_ids), 4, size, size)
-    for b, words in enumerate(batch.unit_words):
-        last = int(batch.word_ids[b].max())
+def spelled(max_letters: int) -> TokenizerObjective:
+    """Reads tokens of 3 to 6 letters; with 0 whole tokens."""
+    config = replace(tiny(), unit_decoder=replace(tiny().unit_decoder, max_letters=max_letters))
+    objective = TokenizerObjective(config, audio=False, quantize=False)
+    if max_letters:
+        table = objective.unit_decoder.spelling.table
+        table[torch.arange(6) >= 3 + torch.arange(len(table))[:, None] % 4] = 0
+    return objective
+
+
+def words_of(objective: TokenizerObjective, batch: Batch, b: int) -> list[int]:
+    """The word of every position that the decoder reads for one text."""
+    words = batch.word_ids[b, : batch.token_lengths[b]].tolist()
+    if not objective.unit_decoder.config.max_letters:
+        return words
+    table = objective.unit_decoder.spelling.table
+    counts = (table[batch.token_ids[b, : len(words)]] > 0).sum(dim=1)
+    return torch.tensor(words).repeat_interleave(counts).tolist()
+
+
+def looking(objective: TokenizerObjective, batch: Batch, ahead: int = 0, mirrored: bool = False) -> float:
+    """Alignment loss of a model that looks at the position being spoken, at the same place of the word `ahead` words
+    further, or at the mirrored place of the same word."""
+    words = [words_of(objective, batch, b) for b in range(len(batch.token_ids))]
+    size = max(len(w) + 3 + int(n) for w, n in zip(words, batch.unit_lengths, strict=True))
+    attention = torch.zeros(len(words), 4, size, size)
+    for b in range(len(words)):
         for u in range(int(batch.unit_lengths[b])):
-            tokens = (batch.word_ids[b] == min(int(words[u]) + ahead, last)).nonzero()[:, 0]
-            tokens = tokens[tokens < batch.token_lengths[b]]
-            token = tokens[min(int(batch.unit_progress[b, u] * len(tokens)), len(tokens) - 1)]
-            attention[b, GUIDED_HEAD, int(batch.token_lengths[b]) + 2 + u, 2 + token] = 1
-    layer.attention_map = attention
+            word = min(int(batch.unit_words[b, u]) + ahead, max(words[b]))
+            places = [i for i, w in enumerate(words[b]) if w == word]
+            place = min(int(batch.unit_progress[b, u] * len(places)), len(places) - 1)
+            place = len(places) - 1 - place if mirrored else place
+            attention[b, GUIDED_HEAD, len(words[b]) + 2 + u, 2 + places[place]] = 1
+    for layer in objective.guided_layers():
+        layer.attention_map = attention
+    return float(objective.alignment_loss(batch))
 
 
-def test_alignment_loss_is_small_on_the_spoken_token_and_only_there(store):
-    objective = TokenizerObjective(tiny(), audio=False, quantize=False)
-    batch = store.text_and_units([0, 3, 4], None)
-    losses = {}
-    for ahead in (0, 1):
-        for layer in objective.guided_layers():
-            looking(batch, layer, ahead)
-        losses[ahead] = float(objective.alignment_loss(batch))
-    assert losses[0] < 0.1 < 1 < losses[1]
+@pytest.mark.parametrize("max_letters", [0, 6])
+def test_alignment_loss_is_small_on_what_is_spoken_and_only_there(store, max_letters):
+    objective, batch = spelled(max_letters), store.text_and_units([0, 3, 4], None)
+    assert looking(objective, batch) < 0.1 < 1 < looking(objective, batch, ahead=1)
+
+
+def test_alignment_loss_prefers_the_spoken_letter_to_another_one_of_the_word(store):
+    objective, batch = spelled(6), store.text_and_units([0, 3, 4], None)
+    assert looking(objective, batch) < 0.1 < 1 < looking(objective, batch, mirrored=True)
+
+
+def test_places_of_letters_and_tokens():
+    batch = Batch(
+        token_ids=torch.tensor([[1, 2, 3], [3, 0, 0]]),
+        word_ids=torch.tensor([[0, 0, 1], [0, 0, 0]]),
+        token_lengths=torch.tensor([3, 1]),
+    )
+    words, place, count, lengths = spelled(0).text_places(batch)
+    assert lengths.tolist() == [3, 1] and words.tolist() == [[0, 0, 1], [0, -1, -1]]
+    assert place[0].tolist() == [0, 1, 0] and count[0].tolist() == [2, 2, 1]
+    assert (place[1, 0], count[1, 0]) == (0, 1)  # the padding, also of word 0 in `word_ids`, is not counted
+    objective = spelled(6)
+    objective.unit_decoder.spelling.table[:4] = torch.tensor(
+        [[1, 0, 0, 0, 0, 0], [2, 3, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0], [5, 6, 7, 0, 0, 0]]
+    )
+    words, place, count, lengths = objective.text_places(batch)
+    assert lengths.tolist() == [6, 3] and words.tolist() == [[0, 0, 0, 1, 1, 1], [0, 0, 0, -1, -1, -1]]
+    assert place[0].tolist() == [0, 1, 2, 0, 1, 2] and count[0].tolist() == [3] * 6
+    assert place[1, :3].tolist() == [0, 1, 2] and count[1, :3].tolist() == [3] * 3
+
+
+def test_the_cost_of_an_utterance_covers_all_its_positions(store):
+    words = ["some", "plain", "words"]
+    store = SimpleNamespace(rows=[{"text": " ".join(words), "n_tokens": len(words), "n_units": 50}])
+    assert spelled(0).lengths(store) == [3 + len(words) + 50]
+    assert spelled(6).lengths(store) == [3 + sum(len(spell(" " + word)) for word in words) + 50]
 
 
 def test_units_belong_to_the_word_that_is_spoken_or_comes_next(store):
