@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from .errors import TasteError
 
-DEFAULT = ("whisper-tiny-en", "ge2e", "librivox")  # what the mini preset and the first notebooks need
+DEFAULT = ("whisper-tiny-en", "whisper-base", "ge2e", "librivox")  # what the mini preset and the first notebooks need
 
 
 @dataclass(frozen=True)
