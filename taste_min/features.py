@@ -138,9 +138,9 @@ class FeatureExtractor:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the units and the layers, so that a cache made with others is not taken for this one."""
+        """Changes with the units, the layers and the pitch tracker, so that a cache made with others is not taken for this one."""
         return hashlib.sha256(
-            self.units.centroids.numpy().tobytes() + f"{self.layers} prosody shifted".encode()
+            self.units.centroids.numpy().tobytes() + f"{self.layers} prosody shifted swift-f0".encode()
         ).hexdigest()[:16]
 
 

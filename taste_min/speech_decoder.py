@@ -21,6 +21,7 @@ from .vocoder import Vocoder
 
 TASTE_SAMPLING = Sampling(top_k=10)  # the paper's evaluation of TASTE
 TEXT_ONLY_SAMPLING = Sampling(top_k=25)  # and of its text-only baseline
+BATCH = 16  # pieces whose units are written together
 STAGES = {  # part -> the training stage that makes it
     "quantizer": "vq",
     "unit_decoder": "vq",
@@ -108,14 +109,13 @@ class SpeechDecoder(nn.Module):
         sampling: Sampling | None = None,
         seed: int = 0,
         n_timesteps: int | None = None,
-        batch_size: int = 16,
     ) -> list[Decoded]:
-        """The same for many utterances; units are written `batch_size` pieces at a time, which is faster.
+        """The same for many utterances; units are written BATCH pieces at a time, which is faster.
 
         What is drawn for one utterance depends on the others unless the sampling is greedy.
         """
         self.part("flow"), self.part("vocoder")  # before the long work, not after
-        many_units = self.write_units(many, speaker_embedding, text_only, sampling, seed, batch_size)
+        many_units = self.write_units(many, speaker_embedding, text_only, sampling, seed)
         spoken = []
         for tokens, written in zip(many, many_units, strict=True):
             speaker = tokens.speaker_embedding if speaker_embedding is None else speaker_embedding
@@ -135,7 +135,6 @@ class SpeechDecoder(nn.Module):
         text_only: bool = False,
         sampling: Sampling | None = None,
         seed: int = 0,
-        batch_size: int = 16,
     ) -> list[GeneratedUnits]:
         """Speech units of every utterance on the CPU, one row per piece of it; arguments as in `decode`."""
         decoder = self.part("text_only_decoder" if text_only else "unit_decoder")
@@ -155,8 +154,8 @@ class SpeechDecoder(nn.Module):
         rows: list[list] = [[] for _ in many]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i][0]))  # similar lengths, little padding
         written = {}
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
             ids, embeddings, speakers = zip(*(prompts[i] for i in chosen), strict=True)
             result = decoder.generate(
                 pad_sequence(ids, batch_first=True).to(self.device),  # (B, N)

@@ -65,8 +65,6 @@ def relative_pitch(wav: torch.Tensor, n_units: int) -> torch.Tensor:
     Limited to half an octave and a bit either way, so that octave errors of the tracker do not lead a cluster.
     """
     f0 = mel_pitch(torchaudio.functional.resample(wav, SAMPLE_RATE, VOCODER_RATE))  # (F,) Hz
-    if not (f0 > 0).any():
-        return torch.zeros(n_units)
     middle = (torch.arange(n_units) + 0.5) * UNIT_SAMPLES / SAMPLE_RATE * VOCODER_RATE / PITCH_HOP
     f0 = f0[middle.long().clamp(max=len(f0) - 1)]  # (U,)
     voiced = f0 > 0

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from byte_tokenizer import byte_tokenizer
+from tokenizers import pre_tokenizers
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from taste_min import assets
@@ -68,10 +69,7 @@ def test_median_filter_removes_spikes():
 @pytest.fixture
 def random_recognizer() -> SpeechRecognizer:
     torch.manual_seed(0)
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {c: i for i, c in enumerate(letters)}
-    vocab |= {"<|startoftranscript|>": 256, "<|notimestamps|>": 257, "<|endoftext|>": 258}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer = byte_tokenizer()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     config = WhisperConfig(
         vocab_size=260, d_model=32, encoder_layers=1, decoder_layers=2, encoder_attention_heads=4,

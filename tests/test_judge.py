@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from byte_tokenizer import byte_tokenizer
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from taste_min import assets
@@ -16,10 +16,7 @@ from taste_min.recordings import read_recordings
 @pytest.fixture(scope="module")
 def random_judge() -> Judge:
     torch.manual_seed(0)
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {c: i for i, c in enumerate(letters)}
-    vocab |= {"<|startoftranscript|>": 256, "<|notimestamps|>": 257, "<|endoftext|>": 258}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer = byte_tokenizer()
     config = WhisperConfig(
         vocab_size=260, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
         decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, pad_token_id=258, bos_token_id=258,

@@ -88,9 +88,10 @@ def test_another_speaker_changes_the_mel(taste, decoded):
     assert torch.equal(swapped.wav, given.wav)
 
 
-def test_many_at_once_are_what_each_is_alone(taste):
+def test_many_at_once_are_what_each_is_alone(taste, monkeypatch):
+    monkeypatch.setattr(speech_decoder, "BATCH", 2)
     many = [TOKENS, tokens_of("tea", seed=1), tokens_of("do you like some green tea", seed=2)]
-    together = taste.decode_many(many, sampling=GREEDY, n_timesteps=2, batch_size=2)
+    together = taste.decode_many(many, sampling=GREEDY, n_timesteps=2)
     for tokens, result in zip(many, together, strict=True):
         alone = taste.decode(tokens, sampling=GREEDY, n_timesteps=2)
         assert torch.equal(result.units, alone.units)

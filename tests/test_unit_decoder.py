@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from decoder_batch import prompt, row
 
 from taste_min import parity_decoder
 from taste_min.config import mini, paper, tiny
@@ -34,19 +35,6 @@ def batch():
         "speaker_embedding": torch.randn(3, 12),
         "taste_embeddings": torch.randn(3, 6, 32),
     }
-
-
-def prompt(batch: dict) -> dict:
-    return {key: value for key, value in batch.items() if "unit" not in key}
-
-
-def row(batch: dict, i: int) -> dict:
-    """Sample i alone, without its padding."""
-    n, u = batch["text_lengths"][i], batch["unit_lengths"][i]
-    alone = {key: value[i : i + 1] for key, value in batch.items()}
-    alone["text_ids"], alone["units"] = alone["text_ids"][:, :n], alone["units"][:, :u]
-    alone["taste_embeddings"] = alone["taste_embeddings"][:, :n]
-    return alone
 
 
 def test_labels_start_at_the_task_position_and_close_with_the_end(model, batch):

@@ -8,6 +8,7 @@ A run that was interrupted continues.
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -23,10 +24,24 @@ SYSTEMS = ("original", "vocoder", "topline", "mini", "text-only")
 PAIRS = (("mini", "text-only"), ("vocoder", "original"), ("topline", "original"), ("mini", "original"))
 
 
-def evaluate(arguments: list[str], out: Path) -> None:
-    """One run of the command line, unless its result is there."""
+def is_current(out: Path, system: str, limit: int) -> bool:
+    """Whether a result is there and belongs to the shipped weights; the original needs none."""
     if not out.is_file():
-        subprocess.run([sys.executable, "-m", "taste_min.cli", "evaluate", *arguments, "--json", str(out)], check=True)
+        return False
+    run = json.loads(out.read_text(encoding="utf-8"))["run"]
+    return run["limit"] == limit and (system == "original" or run["weights_manifest_sha256"] == weights())
+
+
+def weights() -> str:
+    """Names the shipped weights: their manifest holds the hash of every file."""
+    return hashlib.sha256((SUMMARY.parent / "manifest.json").read_bytes()).hexdigest()
+
+
+def evaluate(arguments: list[str], system: str, limit: int, out: Path) -> None:
+    """One run of the command line, unless its result is there."""
+    arguments = [*arguments, "--system", system, "--limit", str(limit), "--json", str(out)]
+    if not is_current(out, system, limit):
+        subprocess.run([sys.executable, "-m", "taste_min.cli", "evaluate", *arguments], check=True)
 
 
 def main() -> None:
@@ -36,20 +51,20 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="evaluations at a time (default: 2)")
     args = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    manifest, limit = str(args.corpus / "manifest.tsv"), ["--limit", str(args.limit)]
+    manifest = str(args.corpus / "manifest.tsv")
     groups = {
-        "seen": [manifest, "--split", "test", *limit],
-        "unseen": [manifest, "--split", "test_voice", *limit],
-        "human": ["human", *limit],
+        "seen": [manifest, "--split", "test"],
+        "unseen": [manifest, "--split", "test_voice"],
+        "human": ["human"],
     }
     with ThreadPoolExecutor(args.jobs) as pool:
         for job in [
-            pool.submit(evaluate, [*where, "--system", system], RESULTS / f"{group}-{system}.json")
+            pool.submit(evaluate, where, system, args.limit, RESULTS / f"{group}-{system}.json")
             for system in SYSTEMS
             for group, where in groups.items()
         ]:
             job.result()
-    summary = {"commit": commit()}
+    summary = {"commit": commit(), "weights_manifest_sha256": weights()}
     for group in groups:
         rows = summary[group] = {}
         for system in SYSTEMS:
@@ -58,12 +73,12 @@ def main() -> None:
             del result["utterances"]
             rows[system] = result
             summary |= {key: run[key] for key in ("judge", "seed", "device")}
-            rows["n"] = run["n_utterances"]
+            rows |= {"n": run["n_utterances"], "n_texts": run["n_texts"]}
         for first, second in PAIRS:
             out = RESULTS / f"{group}-{first}-minus-{second}.json"
-            out.unlink(missing_ok=True)
             both = [str(RESULTS / f"{group}-{name}.json") for name in (first, second)]
-            evaluate(["--compare", *both], out)
+            command = [sys.executable, "-m", "taste_min.cli", "evaluate", "--compare", *both, "--json", str(out)]
+            subprocess.run(command, check=True)
             difference = json.loads(out.read_text(encoding="utf-8"))
             del difference["run"]
             rows[f"{first} - {second}"] = difference
