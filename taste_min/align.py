@@ -12,8 +12,10 @@ Axes: S samples, W words.
 """
 
 import functools
+from pathlib import Path
 
 import numpy as np
+import pocketsphinx
 
 from .errors import TasteError
 from .pronounce import pronounce, spoken_form
@@ -29,18 +31,25 @@ MARGIN, NOISE = 0.3, 1e-4  # seconds, amplitude
 
 
 @functools.cache
-def _decoder(frame_rate: int, beam: int):
-    try:
-        from pocketsphinx import Decoder
-    except ImportError as error:
-        raise TasteError("word alignment needs pocketsphinx; run `pip install pocketsphinx`.") from error
+def _decoder(frame_rate: int, beam: int) -> pocketsphinx.Decoder:
     width = 10.0**beam
-    return Decoder(lm=None, loglevel="FATAL", frate=frame_rate, cmn="batch", beam=width, pbeam=width)
+    return pocketsphinx.Decoder(lm=None, loglevel="FATAL", frate=frame_rate, cmn="batch", beam=width, pbeam=width)
+
+
+@functools.cache
+def _dictionary() -> dict[str, str]:
+    path = pocketsphinx.get_model_path("en-us/cmudict-en-us.dict")
+    return dict(line.split(maxsplit=1) for line in Path(path).read_text(encoding="utf-8").splitlines())
+
+
+def lookup(word: str) -> str | None:
+    """Sounds of a lower-case word in the CMU dictionary, in ARPAbet: 'hi' -> 'HH AY'; None = unknown."""
+    return _dictionary().get(word)
 
 
 def in_dictionary(word: str) -> bool:
     """Whether the aligner has a pronunciation of a lower-case word of its own."""
-    return _decoder(*SETTINGS[0]).lookup_word(word) is not None
+    return lookup(word) is not None
 
 
 def _segments(
@@ -50,7 +59,7 @@ def _segments(
     decoder = _decoder(frame_rate, beam)
     for word in set(words):
         if decoder.lookup_word(word) is None:
-            decoder.add_word(word, pronounce(word, decoder.lookup_word), True)
+            decoder.add_word(word, pronounce(word, lookup), True)
     decoder.reinit_feat()  # forget the noise level of the recording before
     decoder.set_align_text(" ".join(words))
     decoder.start_utt()

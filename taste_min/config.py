@@ -61,7 +61,7 @@ class UnitDecoderConfig:
     vocab_size: int = 51866  # text tokens, the aggregator's vocabulary
     n_units: int = 4096  # speech units; the end of speech is the extra class n_units
     d_text: int = 512  # width of the text embedding table
-    max_letters: int = 0  # 0 = one position per text token; otherwise one per letter, at most so many of a token
+    pronounced: bool = False  # one position per speech sound instead of one per text token, and a pointer to it
     d_taste: int = 1280  # width of the TASTE embeddings, RVQConfig.d_model
     d_audio: int = 512  # width they are projected to before their encoder
     d_speaker: int = 192
@@ -256,22 +256,22 @@ def mini() -> TasteConfig:
         rvq=RVQConfig(d_model=384),
         unit_decoder=UnitDecoderConfig(
             vocab_size=51864,
-            n_units=1024,
+            n_units=2048,
             d_text=64,
-            max_letters=14,
+            pronounced=True,
             d_taste=384,
             d_audio=256,
             d_speaker=256,
             d_model=256,
             n_heads=4,
             d_ff=512,
-            n_text_layers=2,
+            n_text_layers=1,
             n_audio_layers=1,
             n_layers=4,
             unit_dropout=0.5,
         ),
         flow=FlowConfig(
-            n_units=1024,
+            n_units=2048,
             d_speaker=256,
             d_model=192,
             n_heads=4,

@@ -27,8 +27,9 @@ def read_curve(folder: str | Path) -> dict[str, list]:
         raise TasteError(f"there is no metrics.jsonl in {folder}; name the folder of a run of `taste-min train`.")
     # a line without its end is still being written
     lines = [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines(keepends=True) if x.endswith("\n")]
-    train = [(x["step"], x.get("cross_entropy", x["loss"])) for x in lines if "loss" in x]
-    dev = [[x["step"], {name: round(value, 4) for name, value in x["dev"].items()}] for x in lines if "dev" in x]
+    name = "cross_entropy" if any("cross_entropy" in x for x in lines) else "loss"  # its first steps may lack it
+    train = [(x["step"], x[name]) for x in lines if name in x]
+    dev = [[x["step"], {key: round(value, 4) for key, value in x["dev"].items()}] for x in lines if "dev" in x]
     size = max(1, -(-len(train) // POINTS))
     stretches = [train[i : i + size] for i in range(0, len(train), size)]
     means = [[part[-1][0], round(sum(loss for _, loss in part) / len(part), 4)] for part in stretches]

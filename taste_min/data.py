@@ -21,7 +21,6 @@ from .audio import vocoder_mel
 from .errors import TasteError
 from .shards import read_shard_rows
 
-UNIT_RATE = 50  # Hz
 POOL = 512  # utterances that are sorted by length together; larger = less padding, less shuffling
 
 
@@ -31,9 +30,8 @@ class Batch:
 
     token_ids, word_ids (B, N), token_lengths (B,). last, values (B, T, D), frame_lengths (B,).
     units (B, U), unit_lengths (B,). speaker_embedding (B, 256). mel (B, M, F), mel_lengths (B,).
-    unit_words (B, U): the word that each unit belongs to, -1 = unknown or padding; a pause belongs to what follows.
-    unit_progress (B, U): how much of that word is over in the middle of the unit, 0..1.
-    prosody (B, N, 3) at the first token of each word, NaN elsewhere and where unknown; see `features.word_prosody`.
+    pointer (B, U): the sound that each unit belongs to, see `pointer.sound_path`; None for features without word times.
+    prosody (B, N, 4) at the first token of each word, NaN elsewhere and where unknown; see `features.word_prosody`.
     f0 (B, F) in Hz and wav (B, 256 F) in [-1, 1]: only in the segments of the vocoder. starts (B,): mel frame at which
     each segment begins.
     """
@@ -47,8 +45,7 @@ class Batch:
     frame_lengths: torch.Tensor | None = None
     units: torch.Tensor | None = None
     unit_lengths: torch.Tensor | None = None
-    unit_words: torch.Tensor | None = None
-    unit_progress: torch.Tensor | None = None
+    pointer: torch.Tensor | None = None
     speaker_embedding: torch.Tensor | None = None
     prosody: torch.Tensor | None = None
     mel: torch.Tensor | None = None
@@ -109,22 +106,21 @@ class FeatureStore:
     def text_and_units(self, indices: Sequence[int], values: str | None) -> Batch:
         """What the tokenizer stages read. values: the stored encoder layer for V, e.g. "hidden_2"; None = no audio."""
         ids, lengths = self._ragged(indices, "token_ids")
-        unit_words, unit_progress = zip(*(self._unit_words(i) for i in indices), strict=True)
+        pointers = [self.tensor(i, "pointer") for i in indices]
         batch = Batch(
             ids=tuple(self.rows[i]["id"] for i in indices),
             token_ids=ids.long(),
             word_ids=self._ragged(indices, "word_ids")[0].long(),
             token_lengths=lengths,
-            unit_words=pad_sequence(unit_words, batch_first=True, padding_value=-1),
-            unit_progress=pad_sequence(unit_progress, batch_first=True),
+            pointer=pad_sequence(pointers, batch_first=True).long() if all(map(len, pointers)) else None,
             **self._units(indices),
         )
         if values is None:
             return batch
         last, frame_lengths = self._ragged(indices, "last")
-        prosody = torch.full((*batch.token_ids.shape, 3), torch.nan)
+        prosody = torch.full((*batch.token_ids.shape, 4), torch.nan)
         for row, i in enumerate(indices):
-            table = self.tensor(i, "prosody")  # (W, 3)
+            table = self.tensor(i, "prosody")  # (W, 4)
             if len(table):
                 words = batch.word_ids[row, : batch.token_lengths[row]]
                 first = torch.cat((words.new_ones(1), words.diff())).bool()
@@ -170,16 +166,6 @@ class FeatureStore:
                 f0 = f0[torch.arange(n_frames) * percent // 100] * percent / 100
             mels, f0s, wavs, starts = [*mels, mel], [*f0s, f0], [*wavs, wav], [*starts, start]
         return Batch(mel=torch.stack(mels), f0=torch.stack(f0s), wav=torch.stack(wavs), starts=torch.tensor(starts))
-
-    def _unit_words(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Word number of every unit and how much of the word is over, both (U,)."""
-        n_units, times = self.rows[index]["n_units"], self.tensor(index, "word_times")  # (W, 2)
-        if not len(times):
-            return torch.full((n_units,), -1), torch.zeros(n_units)
-        middle = (torch.arange(n_units) + 0.5) / UNIT_RATE
-        words = torch.searchsorted(times[:, 1].contiguous(), middle).clamp(max=len(times) - 1)
-        start, end = times[words].unbind(dim=1)
-        return words, ((middle - start) / (end - start).clamp(min=0.02)).clamp(0, 1)
 
     def _units(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         units, lengths = self._ragged(indices, "units")

@@ -1,9 +1,6 @@
 """Trained weights as they are shipped: float16 safetensors per part, and a manifest that says how they were made.
 
-Weights that were not trained stay out: the aggregator's two tables are Whisper's own, and the text embedding of the
-unit decoder is a projection of Whisper's token table, of which only the small projection is stored.
-
-Axes: V vocabulary, D width.
+Weights that were not trained stay out: what the aggregator keeps of Whisper's decoder comes from there again.
 """
 
 import hashlib
@@ -26,25 +23,16 @@ from .text import load_tokenizer
 from .unit_decoder import UnitDecoder
 from .vocoder import Vocoder
 
-MANIFEST, PROJECTION = "manifest.json", "text_projection"
+MANIFEST = "manifest.json"
 TRAINING_ONLY = (".embed_avg", ".cluster_size")  # running statistics of the codebooks
 TEXT_ONLY = "text_only"  # a unit decoder that never heard audio, the baseline
 # what may be missing from a file: the aggregator's is Whisper's decoder where it was not trained
 LEFT_OUT = {"aggregator": ("",), TEXT_ONLY: ("audio_", "fusion")}
 
 
-def text_projection(table: torch.Tensor, width: int) -> torch.Tensor:
-    """Leading principal directions of a token table (V, D), scaled to unit variance: (D, width)."""
-    values, vectors = torch.linalg.eigh(torch.cov(table.double().T))  # ascending
-    projection = vectors[:, -width:] / values[-width:].sqrt()
-    return projection.half().float()  # rounded as it is stored, so that a reloaded table is the same
-
-
 def start_from_whisper(objective: nn.Module) -> None:
-    """Give the parts of an objective of the mini preset their first weights from Whisper tiny.en.
-
-    A few thousand sentences hold a small part of the vocabulary. With a projection of Whisper's table, which stays
-    fixed, words that training never met have neighbours that it did.
+    """Give the aggregator of an objective of the mini preset its first weights from Whisper tiny.en, and the unit
+    decoder what the tokens spell.
     """
     if not hasattr(objective, "unit_decoder"):
         return
@@ -52,16 +40,11 @@ def start_from_whisper(objective: nn.Module) -> None:
     from .ct2 import load_whisper
 
     folder = fetch("whisper-tiny-en")
-    decoder = load_whisper(folder).model.decoder
-    objective.unit_decoder.spelling.read_vocabulary(load_tokenizer(folder))
+    objective.unit_decoder.reader.read_vocabulary(load_tokenizer(folder))
     if hasattr(objective, "aggregator"):
         # Its own projection of the values rather than the identity: the deeper layers were trained behind it.
         # dev: whisper-values
-        objective.aggregator.load_whisper_decoder(decoder, identity_values=False)
-    embedding, table = objective.unit_decoder.text_embedding, decoder.embed_tokens.weight.detach()
-    embedding.weight.requires_grad_(False)  # dev: projected-text
-    objective.unit_decoder.register_buffer(PROJECTION, text_projection(table, embedding.embedding_dim))
-    embedding.weight.copy_(table @ objective.unit_decoder.text_projection)
+        objective.aggregator.load_whisper_decoder(load_whisper(folder).model.decoder, identity_values=False)
 
 
 def write_parts(folder: Path, parts: dict[str, nn.Module]) -> list[str]:
@@ -96,8 +79,8 @@ def load_parts(
 ) -> dict[str, nn.Module]:
     """Every part found in a folder of `write_parts`, float32, in eval mode.
 
-    decoder: the Whisper decoder whose tables were left out, tokenizer: what its tokens spell; both None when nothing
-    was left out (the tiny preset). Raises TasteError for a file that is damaged or belongs to another model.
+    decoder: the Whisper decoder that fills what was left out of the aggregator, tokenizer: what the text tokens spell;
+    both None for the tiny preset. Raises TasteError for a file that is damaged or belongs to another model.
     """
     makers = {
         "aggregator": lambda: Aggregator(config.aggregator),
@@ -115,21 +98,46 @@ def load_parts(
         part = make()
         if decoder is not None and name == "aggregator":
             part.load_whisper_decoder(decoder)
-        _load(part, path, LEFT_OUT.get(name, ()), decoder)
-        if isinstance(part, UnitDecoder) and config.unit_decoder.max_letters:
-            part.spelling.read_vocabulary(tokenizer)
+        _load(part, path, LEFT_OUT.get(name, ()))
+        if isinstance(part, UnitDecoder) and config.unit_decoder.pronounced:
+            if tokenizer is None:
+                raise TasteError("this unit decoder reads sounds; pass the tokenizer that its text comes from.")
+            part.reader.read_vocabulary(tokenizer)
         parts[name] = part.eval()
     return parts
 
 
-def _load(part: nn.Module, path: Path, left_out: tuple[str, ...], decoder: nn.Module | None) -> None:
-    """Fill one part from its file; only tensors whose names start as in `left_out` may be missing from it."""
+def read_part(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of one exported part as float32. Raises TasteError when the file is damaged."""
     try:
-        weights = {k: v.float() for k, v in load_file(path).items()}
+        return {k: v.float() for k, v in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise TasteError(f"{path} is damaged; copy it again or export the part again.") from error
-    if PROJECTION in weights and decoder is not None:
-        weights["text_embedding.weight"] = decoder.embed_tokens.weight.detach() @ weights.pop(PROJECTION)
+
+
+def start_from_parts(objective: nn.Module, folder: Path) -> list[str]:
+    """Give the parts of an objective the weights of exported parts with the same names, where their sizes agree.
+
+    The aggregator is not taken: its last layer norm was changed for export. Returns the names of the tensors that keep
+    their first weights. Raises TasteError when the folder holds none of the objective's parts.
+    """
+    found, kept = False, []
+    for name, part in objective.named_children():
+        path = folder / f"{name}.safetensors"
+        if name == "aggregator" or not path.is_file():
+            continue
+        found, own, weights = True, part.state_dict(), read_part(path)
+        fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
+        part.load_state_dict(fitting, strict=False)
+        kept += [f"{name}.{key}" for key in own if key not in fitting]
+    if not found:
+        raise TasteError(f"{folder} holds neither a run nor exported parts that this stage could start from.")
+    return kept
+
+
+def _load(part: nn.Module, path: Path, left_out: tuple[str, ...]) -> None:
+    """Fill one part from its file; only tensors whose names start as in `left_out` may be missing from it."""
+    weights = read_part(path)
     if isinstance(part, ResidualVQ):
         for key in [key for key in weights if key.endswith(".embed")]:  # moving averages may start again
             weights.setdefault(f"{key}_avg", weights[key])

@@ -24,8 +24,12 @@ from tqdm import tqdm
 from .audio import HOP, SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, log_mel, read_audio, vocoder_mel
 from .encoder import WhisperEncoder
 from .errors import TasteError
+from .frame_labels import align_phones
+from .phones import read_aloud
 from .pitch import HOP as MEL_HOP
 from .pitch import mel_pitch
+from .pointer import sound_path
+from .repro import bfloat16_is_fast
 from .shards import SHARD, read_shard_rows, write_shard
 from .speaker import GE2E, load_speaker_encoder
 from .text import load_tokenizer, split_words, tokenize
@@ -101,8 +105,8 @@ class FeatureExtractor:
         """wav: (S,) at 22.05 kHz, at most 30 s; text: its transcript; times: (word, start, end) or nothing. Returns
 
         token_ids, word_ids (N,); last, hidden_<l> (T, D) float16 with T = ceil(50 * seconds); units (U,);
-        speaker_embedding (256,); mel (80, F), f0 (F,) in Hz, wav (256 F,) int16; prosody (W, 3), see `word_prosody`;
-        word_times (W, 2) in seconds.
+        speaker_embedding (256,); mel (80, F), f0 (F,) in Hz, wav (256 F,) int16; prosody (W, 4), see `word_prosody`;
+        pointer (U,), see `pointer.sound_path`, empty without times.
         Raises TasteError for unusable audio, no words, or more than 30 s.
         """
         if len(wav) > WINDOW_SECONDS * VOCODER_RATE:
@@ -111,9 +115,9 @@ class FeatureExtractor:
             )
         words = tokenize(self.tokenizer, split_words(text))
         low = torchaudio.functional.resample(wav, VOCODER_RATE, SAMPLE_RATE)
-        # Faster on CPUs with bfloat16 units, for a small change of the states.
+        # Half the time on CPUs with bfloat16 units, for a small change of the states.
         # dev: bf16-features
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_is_fast("cpu")):
             states = self.encoder(log_mel(low, self.encoder.config.n_mels)[None], all_layers=True)
         # Only the frames that the recording reaches into. The rest of the 30 s window is padding, which
         # draws most of the attention of the untrained aggregator's deeper layers (chapter 2).
@@ -131,36 +135,53 @@ class FeatureExtractor:
             "f0": f0,
             "wav": (wav[: mel.shape[1] * 256].clamp(-1, 1) * 32767).short(),
             "prosody": word_prosody(mel, f0, times),
-            "word_times": torch.tensor([(start, end) for _, start, end in times]).reshape(-1, 2),
         }
-        assert len(times) in (0, int(words.word_ids.max()) + 1), f"{len(times)} word times for: {text}"
+        if len(times) not in (0, len(words.words)):
+            raise TasteError(f"there are {len(times)} word times for the {len(words.words)} words of: {text}")
+        due = sound_path(words.words, sound_times(low, times), len(features["units"])) if times else torch.zeros(0)
+        features["pointer"] = due.short()
         return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in features.items()}
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the units, the layers and the pitch tracker, so that a cache made with others is not taken for this one."""
+        """Changes with the units, the layers and what is stored, so that no cache of others is taken for this one."""
         return hashlib.sha256(
-            self.units.centroids.numpy().tobytes() + f"{self.layers} prosody shifted swift-f0".encode()
+            self.units.centroids.numpy().tobytes() + f"{self.layers} prosody shifted swift-f0 pointer".encode()
         ).hexdigest()[:16]
 
 
+def sound_times(wav: torch.Tensor, times: Sequence[tuple]) -> list[list[tuple[float, float]]]:
+    """Start and end of the sounds of every word of a recording (S,) at 16 kHz, W lists.
+
+    Where the aligner finds no sounds, only the word as a whole is known.
+    """
+    sounds = align_phones(wav.numpy(), " ".join(word for word, _, _ in times))
+    if sounds is None:
+        return [[(start, end)] for _, start, end in times]
+    found = [[] for _ in times]
+    for sound in sounds:
+        found[sound.word].append((sound.start, sound.end))
+    return found
+
+
 def word_prosody(mel: torch.Tensor, f0: torch.Tensor, times: Sequence[tuple]) -> torch.Tensor:
-    """How each word is said: log of its seconds, pitch and loudness relative to the utterance. (W, 3), NaN = unknown.
+    """How each word is said: log of its seconds, pitch, loudness, log of the pause after it. (W, 4), NaN = unknown.
 
     mel: (80, F), f0: (F,) in Hz. Pitch: median log F0 of the voiced frames minus that of the utterance. Loudness: mean
-    log-mel minus the mean over the words.
+    log-mel minus the mean over the words. A pause counts from 50 ms on; after the last word it is unknown.
     """
     voiced = f0 > 0
     middle = f0[voiced].log().median() if voiced.any() else torch.tensor(torch.nan)
     loudness = mel.mean(dim=0)  # (F,)
-    rows = []
-    for _, start, end in times:
+    rows, nexts = [], [start for _, start, _ in times[1:]] + [math.nan]
+    for (_, start, end), following in zip(times, nexts, strict=True):
         first = min(int(start * VOCODER_RATE / MEL_HOP), mel.shape[1] - 1)
         last = max(first + 1, int(end * VOCODER_RATE / MEL_HOP))
         tones = f0[first:last][voiced[first:last]]
         pitch = tones.log().median() - middle if len(tones) >= 3 else torch.tensor(torch.nan)
-        rows.append((math.log(max(end - start, 0.02)), float(pitch), float(loudness[first:last].mean())))
-    table = torch.tensor(rows).reshape(-1, 3)
+        pause = math.log(max(following - end, 0.05)) if following == following else math.nan
+        rows.append((math.log(max(end - start, 0.02)), float(pitch), float(loudness[first:last].mean()), pause))
+    table = torch.tensor(rows).reshape(-1, 4)
     table[:, 2] -= table[:, 2].mean()
     return table
 
@@ -221,6 +242,7 @@ def _row(utterance: Utterance, features: dict[str, torch.Tensor]) -> dict:
         "n_frames": len(features["last"]),
         "n_units": len(features["units"]),
         "n_mels": features["mel"].shape[1],
+        "n_sounds": len(read_aloud(split_words(utterance.text))[0]),
     }
     names = ("id", "split", "speaker", "style", "text")
     seconds = features["mel"].shape[1] * MEL_HOP / VOCODER_RATE

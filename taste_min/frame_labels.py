@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pocketsphinx
 
-from .align import SAMPLE_RATE, Word
+from .align import SAMPLE_RATE, Word, lookup
 from .pronounce import pronounce, spoken_form
 
 HOP = 320  # samples per encoder frame
@@ -100,7 +100,7 @@ def _align_phones(samples: bytes, words: list[str], frame_rate: int) -> list[lis
     decoder = _phone_decoder(frame_rate)
     for word in set(words):
         if decoder.lookup_word(word) is None:
-            decoder.add_word(word, pronounce(word, decoder.lookup_word), True)
+            decoder.add_word(word, pronounce(word, lookup), True)
 
     def one_pass() -> bool:
         decoder.start_utt()
@@ -151,6 +151,21 @@ def phone_labels(phones: list[Phone], count: int) -> np.ndarray:
     for phone in phones:
         labels[(times >= phone.start) & (times < phone.end)] = phone.label
     return labels.astype(str)
+
+
+def sound_parts(wav: np.ndarray, text: str, count: int) -> list[str]:
+    """The sound at the centre of each of `count` frames and which third of it: 'AA0' to 'ZH2', 'SIL' between sounds.
+
+    All empty when the sounds cannot be aligned.
+    """
+    phones = align_phones(wav, text)
+    if phones is None:
+        return [""] * count
+    labels, times = [SILENCE] * count, frame_times(count)
+    for phone in phones:
+        for t in np.flatnonzero((times >= phone.start) & (times < phone.end)):
+            labels[t] = f"{phone.label}{int(3 * (times[t] - phone.start) / (phone.end - phone.start))}"
+    return labels
 
 
 def word_index(words: list[Word], count: int) -> np.ndarray:

@@ -74,8 +74,6 @@ def word_times(wav: torch.Tensor, text: str) -> list[Word] | None:
 
     The recording is aligned as it is; the aligner's padding, which moves boundaries, is only the second try.
     """
-    if find_spec("pocketsphinx") is None:
-        raise _missing("pocketsphinx")
     for padded in (False, True):
         try:
             return align(wav, text, padded=padded)

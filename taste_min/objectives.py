@@ -25,29 +25,36 @@ from .aggregator import Aggregator
 from .config import TasteConfig
 from .data import Batch, FeatureStore
 from .quantizer import ResidualVQ
-from .transformer import RelativeAttention
-from .unit_decoder import IGNORE, UnitDecoder
+from .unit_decoder import IGNORE, UnitDecoder, UnitPrediction
 
-# Mean and standard deviation of `Batch.prosody` over words: log seconds, log F0, loudness. Only scale a loss.
-PROSODY_MEAN, PROSODY_STD = (-1.3, 0.0, 0.0), (0.6, 0.15, 0.8)
-PROSODY_WEIGHT = 0.5
-GUIDED_LAYERS, GUIDED_HEAD, GUIDED_WEIGHT = (1, 2), 0, 1.0  # attention maps of the unit decoder that learn to align
-GUIDED_REACH = 1.5  # standard deviation, in letters, of what counts as looking at the spoken one
+PROSODY = ("duration", "pitch", "loudness", "pause")  # columns of `Batch.prosody`
+# their mean and standard deviation over words; they only scale a loss
+PROSODY_MEAN, PROSODY_STD = (-1.3, 0.0, 0.0, -2.8), (0.6, 0.15, 0.8, 0.5)
+PROSODY_WEIGHT = 1.0
+STATE_DROPOUT = 0.15  # share of the encoder states' numbers that the aggregator misses in training
 
 Sums = dict[str, tuple[torch.Tensor, int]]  # name -> (sum, number of positions)
 
 
-def unit_scores(logits: torch.Tensor, labels: torch.Tensor) -> Sums:
-    """Teacher-forced cross-entropy in nats, top-1 and top-5 accuracy over labelled positions, the end included."""
-    keep = labels != IGNORE
-    logits, labels = logits[keep].float(), labels[keep]
+def unit_scores(prediction: UnitPrediction) -> Sums:
+    """Teacher-forced cross-entropy in nats, top-1 and top-5 accuracy over labelled positions, the end included.
+
+    With a pointer also the cross-entropy of its steps.
+    """
+    keep = prediction.labels != IGNORE
+    logits, labels = prediction.logits.detach()[keep].float(), prediction.labels[keep]
     best = logits.topk(5, dim=-1).indices == labels[:, None]  # (n, 5)
     n = len(labels)
-    return {
+    sums = {
         "cross_entropy": (nn.functional.cross_entropy(logits, labels, reduction="sum"), n),
         "top1": (best[:, 0].sum(), n),
         "top5": (best.sum(), n),
     }
+    if prediction.step_labels is not None:
+        keep = prediction.step_labels != IGNORE
+        steps, labels = prediction.step_logits.detach()[keep].float(), prediction.step_labels[keep]
+        sums["step_cross_entropy"] = (nn.functional.cross_entropy(steps, labels, reduction="sum"), len(labels))
+    return sums
 
 
 @torch.no_grad()
@@ -82,10 +89,16 @@ class TokenizerObjective(nn.Module):
 
     parts = ("model",)
 
-    def __init__(self, config: TasteConfig, audio: bool, quantize: bool, values: str | None = None):
-        """audio: use the aggregator. quantize: with the RVQ. values: encoder layer for V, default the preset's tap."""
+    def __init__(
+        self, config: TasteConfig, audio: bool, quantize: bool, values: str | None = None, units_from: int = 0
+    ):
+        """audio: use the aggregator. quantize: with the RVQ. values: encoder layer for V, default the preset's tap.
+
+        units_from: step of the first unit loss; until then the aggregator learns the prosody of words alone, in cheaper
+        steps.
+        """
         super().__init__()
-        self.audio, self.quantize = audio, quantize
+        self.audio, self.quantize, self.units_from = audio, quantize, units_from
         self.values = values or f"hidden_{config.encoder.shallow_layer}"
         self.unit_decoder = UnitDecoder(config.unit_decoder)
         # A random audio branch is noise to a decoder that already reads text: it learns to silence the branch, and a
@@ -93,8 +106,6 @@ class TokenizerObjective(nn.Module):
         # dev: audio-from-zero
         nn.init.zeros_(self.unit_decoder.audio_token_encoder_affine_layer.weight)
         nn.init.zeros_(self.unit_decoder.audio_token_encoder_affine_layer.bias)
-        for layer in self.guided_layers():
-            layer.keep_map = True
         if audio:
             self.aggregator = Aggregator(config.aggregator)
             # Everything else is Whisper's own: it need not be shipped, and keys and self-attention know the text.
@@ -108,60 +119,16 @@ class TokenizerObjective(nn.Module):
             # dev: centred-vectors
             self.register_buffer("centre", torch.zeros(config.rvq.d_model))
             self.register_buffer("spread", torch.ones(config.rvq.d_model))
-            self.prosody = nn.Linear(config.rvq.d_model, 3)
+            self.prosody = nn.Linear(config.rvq.d_model, len(PROSODY))
         else:
             for name, parameter in self.unit_decoder.named_parameters():
                 parameter.requires_grad_(not name.startswith(("audio_", "fusion")))
         if quantize:
             self.quantizer = ResidualVQ(config.rvq)
 
-    def guided_layers(self) -> list[RelativeAttention]:
-        blocks = self.unit_decoder.llm.encoders
-        return [blocks[i].self_attn for i in GUIDED_LAYERS if i < len(blocks)]
-
-    def alignment_loss(self, batch: Batch) -> torch.Tensor:
-        """How little the guided heads look at what is being spoken: mean of -log(share of attention).
-
-        A decoder without cross-attention has to find out what comes next from the units so far. It learns that from
-        the unit loss too, but slowly, and until then it reads neither text nor codes. Within a word, the letters are
-        taken to be spoken one after the other at equal speed; neighbours count too, the less the further they are.
-        """
-        # dev: guided-attention
-        words, place, count, lengths = self.text_places(batch)  # (B, L) each, (B,)
-        known = batch.unit_words >= 0  # (B, U)
-        spoken = batch.unit_words[..., None]  # (B, U, 1)
-        distance = place[:, None] + 0.5 - batch.unit_progress[..., None] * count[:, None]  # (B, U, L)
-        close = torch.exp(-0.5 * (distance / GUIDED_REACH).square()) * (words[:, None] == spoken)
-        # position of the query that predicts unit u: the prompt has L + 3 positions, the last one predicts unit 0
-        query = lengths[:, None] + 2 + torch.arange(known.shape[1], device=known.device)  # (B, U)
-        losses = []
-        for layer in self.guided_layers():
-            attention = layer.attention_map[:, GUIDED_HEAD].float()  # (B, T, T)
-            rows = attention.gather(
-                1, query.clamp(max=attention.shape[1] - 1)[..., None].expand(-1, -1, close.shape[2] + 2)
-            )
-            share = (rows[..., 2:] * close).sum(dim=-1)  # (B, U); two positions stand before the text
-            losses.append(-(share + 1e-4).log()[known].mean())
-        return torch.stack(losses).mean()
-
-    def text_places(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Where every letter (without spelling: every token, L = N) stands: four tensors, the first three (B, L).
-
-        Number of its word, -1 = padding; its place in the word from 0; letters of the word; letters of each text (B,).
-        Place and size mean nothing for padding.
-        """
-        words, lengths = batch.word_ids, batch.token_lengths
-        if self.unit_decoder.config.max_letters:
-            letters = self.unit_decoder.spelling.letters(batch.token_ids, lengths)
-            words, lengths = words.gather(1, letters.tokens.clamp(min=0)), letters.lengths
-        position = torch.arange(words.shape[1], device=words.device)
-        words = torch.where(position < lengths[:, None], words, -1)  # (B, L)
-        same = words[:, :, None] == words[:, None]  # (B, L, L)
-        return words, (same & (position < position[:, None])).sum(dim=2), same.sum(dim=2), lengths
-
     def lengths(self, store: FeatureStore) -> list[int]:
-        spelled = self.unit_decoder.config.max_letters > 0
-        return [3 + (len(row["text"]) + 1 if spelled else row["n_tokens"]) + row["n_units"] for row in store.rows]
+        positions = "n_sounds" if self.unit_decoder.config.pronounced else "n_tokens"
+        return [3 + row[positions] + row["n_units"] for row in store.rows]
 
     def load(self, store: FeatureStore, indices: Sequence[int], generator: torch.Generator) -> Batch:
         return store.text_and_units(indices, self.values if self.audio else None)
@@ -178,12 +145,15 @@ class TokenizerObjective(nn.Module):
 
     def pooled(self, batch: Batch) -> torch.Tensor:
         """The aggregator's output as it is: (B, N, D)."""
+        # Word vectors fit an hour of speech by heart long before the unit decoder has learnt to read them.
+        # dev: state-dropout
+        last, values = (nn.functional.dropout(x, STATE_DROPOUT, self.training) for x in (batch.last, batch.values))
         return self.aggregator(
             batch.token_ids,
             batch.word_ids,
             batch.token_lengths,
-            batch.last,
-            batch.values,
+            last,
+            values,
             key_lengths=batch.frame_lengths,
         ).pooled
 
@@ -200,6 +170,7 @@ class TokenizerObjective(nn.Module):
             batch.speaker_embedding,
             taste,
             text_only=taste is None,
+            pointer=batch.pointer,
         )
 
     def loss(self, batch: Batch, part: str, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -210,25 +181,23 @@ class TokenizerObjective(nn.Module):
             result = self.quantizer(taste, self.token_mask(batch))
             taste, penalty = result.quantized, result.commitment_loss
             extra = {"commitment": result.commitment_loss.detach(), "perplexity": result.perplexity[0]}
-        prediction = self.predict(batch, taste)
-        scores = {k: total / n for k, (total, n) in unit_scores(prediction.logits.detach(), prediction.labels).items()}
         if self.audio:
             error, known = self.prosody_error(batch, taste)
             prosody = (error.sum(dim=0) / known.sum(dim=0).clamp(min=1)).mean()
             penalty, extra = penalty + PROSODY_WEIGHT * prosody, extra | {"prosody": prosody.detach()}
-        if (batch.unit_words >= 0).any():
-            alignment = self.alignment_loss(batch)
-            penalty, extra = penalty + GUIDED_WEIGHT * alignment, extra | {"alignment": alignment.detach()}
-        return prediction.loss + penalty, scores | extra
+        if step < self.units_from:
+            return penalty, extra
+        prediction = self.predict(batch, taste)
+        return prediction.loss + penalty, {k: total / n for k, (total, n) in unit_scores(prediction).items()} | extra
 
     def prosody_error(self, batch: Batch, taste: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared error of reading duration, pitch and loudness off the word vectors, and where they are known.
+        """Squared error of reading PROSODY off the word vectors, and where it is known: (B N, 4) each.
 
         The unit loss alone would also teach them, in far more steps than we can afford.
         """
         # dev: prosody-loss
         mean, std = batch.prosody.new_tensor(PROSODY_MEAN), batch.prosody.new_tensor(PROSODY_STD)
-        target = ((batch.prosody - mean) / std).flatten(0, 1)  # (B N, 3)
+        target = ((batch.prosody - mean) / std).flatten(0, 1)  # (B N, 4)
         known = ~target.isnan()
         guess = self.prosody(taste).flatten(0, 1).float()
         return torch.where(known, guess - target.nan_to_num(), 0.0).square(), known
@@ -241,35 +210,47 @@ class TokenizerObjective(nn.Module):
         if self.quantize:
             taste = self.quantizer(taste, mask).quantized
         prediction = self.predict(batch, taste)
-        sums = unit_scores(prediction.logits, prediction.labels)
-        if (batch.unit_words >= 0).any():
-            n = int((batch.unit_words >= 0).sum())
-            sums["alignment"] = (self.alignment_loss(batch) * n, n)
+        sums = unit_scores(prediction)
         if len(batch.token_ids) > 1:  # the control that tells whether the text is read at all
-            other = self.predict(replace(batch, token_ids=batch.token_ids.roll(1, 0)), taste)
-            sums["other_text_cross_entropy"] = unit_scores(other.logits, other.labels)["cross_entropy"]
+            other = self.predict(self.with_other_text(batch), taste)
+            sums["other_text_cross_entropy"] = unit_scores(other)["cross_entropy"]
         if self.audio:
             error, known = self.prosody_error(batch, taste)
-            for i, name in enumerate(("duration", "pitch", "loudness")):
+            for i, name in enumerate(PROSODY):
                 sums[f"{name}_error"] = (error[:, i].sum(), int(known[:, i].sum()))
             order = torch.randperm(int(mask.sum()), generator=generator).to(mask.device)
             shuffled = torch.zeros_like(taste).masked_scatter(mask[..., None], taste[mask][order])
             control = self.predict(batch, shuffled)
-            sums |= {f"shuffled_{k}": v for k, v in unit_scores(control.logits, control.labels).items()}
+            sums |= {f"shuffled_{k}": v for k, v in unit_scores(control).items()}
         return sums
+
+    def with_other_text(self, batch: Batch) -> Batch:
+        """Every row with the text of the one before; the pointer stays inside the shorter of the two."""
+        ids, lengths, pointer = batch.token_ids.roll(1, 0), batch.token_lengths.roll(1, 0), batch.pointer
+        if self.unit_decoder.config.pronounced:
+            last = self.unit_decoder.reader.sounds(ids, lengths).lengths[:, None] - 1
+            pointer = torch.minimum(pointer, last)
+        return replace(batch, token_ids=ids, token_lengths=lengths, pointer=pointer)
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Before the first step with the quantizer: fix the centring, start its layers from real word vectors."""
         if self.quantize:
-            rows = [self.pooled(batch)[self.token_mask(batch)].float() for batch in batches]
+            rows = self.rows(batches)
             start_quantizer(self.quantizer, self.centre_on(torch.cat(rows)), len(rows))
 
     @torch.no_grad()
     def finish(self, batches: Iterable[Batch]) -> None:
         """After the last step without the quantizer: fix the centring for export."""
         if self.audio and not self.quantize:
-            self.centre_on(torch.cat([self.pooled(batch)[self.token_mask(batch)].float() for batch in batches]))
+            self.centre_on(torch.cat(self.rows(batches)))
+
+    def rows(self, batches: Iterable[Batch]) -> list[torch.Tensor]:
+        """The vectors of all tokens of each batch (n, D), without dropout."""
+        self.eval()
+        rows = [self.pooled(batch)[self.token_mask(batch)].float() for batch in batches]
+        self.train()
+        return rows
 
     def centre_on(self, rows: torch.Tensor) -> torch.Tensor:
         """Take mean and standard deviation of word vectors (n, D) as the fixed ones; returns the rows centred."""

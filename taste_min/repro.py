@@ -76,6 +76,16 @@ def resolve_dtype(capability: tuple[int, int] | None) -> tuple[str, str]:
     return "float32", "this GPU only emulates bfloat16"  # a T4 is 7.5
 
 
+def bfloat16_is_fast(device: "torch.device | str") -> bool:
+    """Whether the device multiplies matrices in bfloat16 faster than in float32; a processor without such units is
+    several times slower."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
 def settings(name: str, profile: str, path: Path | None = None) -> Settings:
     """Values of notebook `name` in `profile`: the defaults, then the notebook's own; smoke, then gpu, then full on top.
 

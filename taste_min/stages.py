@@ -48,12 +48,13 @@ class Stage:
 
 
 _FINE_TUNED = (("aggregator.", 0.7),)  # it starts from Whisper's decoder, so it learns slower than the rest
+_UNITS_FROM = {"tiny": 2, "mini": 600}  # step of the stage without quantizer
 _TINY = {"log_every": 1, "eval_every": 4, "eval_batches": 2, "save_every": 2, "prepare_batches": 4, "bfloat16": False}
 _TINY_TOKENIZER = TrainConfig(8, 1e-3, 2, 400, micro_batches=2, **_TINY)
 _SEGMENT = {"tiny": 8, "mini": 32}  # mel frames
 _PITCH_SEGMENT = {"tiny": 10, "mini": 72}
 _ADVERSARY_FROM = {"tiny": 3, "mini": 2600}  # step
-_UNET_FROM = {"tiny": 2, "mini": 4000}  # step
+_UNET_FROM = {"tiny": 2, "mini": 1200}  # step
 _ADVERSARIES = {
     "tiny": DiscriminatorConfig(periods=(2, 3), period_channels=(4, 8), n_ffts=(128, 256), spectral_channels=4),
     "mini": DiscriminatorConfig(),
@@ -73,19 +74,19 @@ STAGES = {
             "text_only",
             (),
             lambda config: TokenizerObjective(config, audio=False, quantize=False),
-            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(1500, 1e-3, 100, 5000)},
+            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(800, 1e-3, 100, 3000)},
         ),
         Stage(
             "no_vq",
             ("text_only",),
-            lambda config: TokenizerObjective(config, audio=True, quantize=False),
-            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(4000, 8e-4, 200, 5000, slow=_FINE_TUNED)},
+            lambda config: TokenizerObjective(config, audio=True, quantize=False, units_from=_UNITS_FROM[config.name]),
+            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(2400, 8e-4, 200, 3000, slow=_FINE_TUNED)},
         ),
         Stage(
             "vq",
             ("no_vq",),
             lambda config: TokenizerObjective(config, audio=True, quantize=True),
-            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(4000, 6e-4, 100, 5000, slow=_FINE_TUNED)},
+            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(1500, 6e-4, 50, 3000, slow=_FINE_TUNED)},
         ),
         Stage(
             "flow",

@@ -23,6 +23,7 @@ from .config import PRESETS
 from .data import BatchOrder, FeatureStore
 from .errors import TasteError
 from .optimizer import Swapped, average_gradients, learning_rate, make_optimizer, seed_of
+from .repro import bfloat16_is_fast
 from .stages import Stage, TrainConfig
 
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
@@ -65,7 +66,7 @@ class Run:
         return {"stage": self.stage.name, "preset": self.preset, "seed": self.seed, **asdict(self.config)}
 
     def autocast(self):
-        if not self.config.bfloat16:
+        if not (self.config.bfloat16 and bfloat16_is_fast(self.accelerator.device)):
             return nullcontext()
         return torch.autocast(self.accelerator.device.type, torch.bfloat16)
 
@@ -177,14 +178,18 @@ def read_checkpoint(folder: Path) -> dict:
 
 
 def build_objective(stage: Stage, preset: str, seed: int, start: Sequence[Path] = ()) -> nn.Module:
-    """The stage's objective with its first weights: pretrained, then those of the runs in the folders `start`."""
-    from .export import start_from_whisper
+    """The stage's objective with its first weights: pretrained, then those of the folders `start`, runs or exports."""
+    from .export import start_from_parts, start_from_whisper
 
     torch.manual_seed(seed_of(seed, 0))
     objective = stage.objective(PRESETS[preset]())
     if preset == "mini":
         start_from_whisper(objective)
     for folder in start:
+        if not (folder / CHECKPOINT).is_file() and any(folder.glob("*.safetensors")):
+            kept = start_from_parts(objective, folder)
+            print(f"started from the parts in {folder.name}; not taken: {', '.join(kept) or 'nothing'}")
+            continue
         weights = read_checkpoint(folder)
         known = objective.state_dict().keys()
         state = {k: v for k, v in (weights["objective"] | weights["ema"]).items() if k in known}

@@ -12,7 +12,7 @@ from .errors import TasteError
 from .repro import commit
 
 UNITS_FILE = "units.safetensors"
-FIT_SECONDS = 3600  # speech that the units are clustered on
+FIT_SECONDS = 3000  # speech that the units are clustered on
 
 
 def command(args) -> int:
@@ -32,6 +32,7 @@ def train_units(args) -> dict:
     from .audio import SAMPLE_RATE, read_audio
     from .export import write_manifest
     from .features import read_manifest
+    from .frame_labels import sound_parts
     from .units import MiniUnits
 
     _mini_only(args)
@@ -42,7 +43,8 @@ def train_units(args) -> dict:
     # every n-th utterance, so that all voices take part however the manifest is sorted
     seconds = sum(u.seconds for u in utterances)
     chosen = utterances[:: max(1, round(seconds / FIT_SECONDS))]
-    units = MiniUnits.fit((read_audio(u.audio, SAMPLE_RATE, convert=True) for u in chosen), seed=args.seed)
+    wavs = [read_audio(u.audio, SAMPLE_RATE, convert=True) for u in chosen]
+    units = MiniUnits.fit(wavs, sounds=lambda i, n: sound_parts(wavs[i], chosen[i].text, n), seed=args.seed)
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     target = Path(args.export) if args.export else folder
@@ -115,6 +117,7 @@ def train_stage(args) -> dict | None:
         "data_hours": round(train.hours, 3),
         "utterances": len(train),
         "processes": accelerator.num_processes,
+        "started_from": [Path(path).name for path in args.init or stage.after],
         "commit": commit(),
         "device": gpu,
         "hours": round(run.seconds / 3600, 4),
@@ -141,7 +144,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--data", required=True, help="corpus folder with manifest.tsv (and features/)")
     parser.add_argument("--out", required=True, help="folder of this run: checkpoint, metrics.jsonl, export")
     parser.add_argument("--preset", choices=("mini", "tiny"), default="mini", help="sizes (default: mini)")
-    parser.add_argument("--init", nargs="+", help="runs to start from (default: beside --out, named as their stages)")
+    parser.add_argument("--init", nargs="+", help="runs or exports to start from (default: beside --out)")
     parser.add_argument("--export", help="folder for the weights (default: OUT/export)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out if there is one")
     parser.add_argument("--seed", type=int, default=0, help="initial weights, order and noise (default: 0)")

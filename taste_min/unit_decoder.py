@@ -3,10 +3,10 @@
 Text tokens and TASTE embeddings pass through an encoder each and are mixed by a learnt weighted sum. A causal
 transformer reads the prompt `[sos, speaker, fused_1 .. fused_N, task]` and continues it with units at 50 Hz.
 
-With `max_letters` (the mini preset) text and audio take one position per letter instead of one per token, see
-spelling.py: the vectors of a token are repeated for its letters.
+With `pronounced` (the mini preset) the text takes one position per sound instead of one per token, the vector of a
+word's codes is repeated for its sounds, and a pointer says which sound is due; see phones.py.
 
-Axes: B batch, N text tokens, L letters, P = N + 3 prompt positions (spelled out: L + 3), U units, T = P + U positions,
+Axes: B batch, N text tokens, L sounds, P = N + 3 prompt positions (pronounced: L + 3), U units, T = P + U positions,
 D width, V = n_units + 1 classes (the last one ends the speech).
 """
 
@@ -19,7 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .config import UnitDecoderConfig
 from .errors import TasteError
-from .spelling import Letters, Spelling
+from .phones import SoundReader, Sounds
+from .pointer import MAX_STEP, Place, Pointer, lasted, pick, with_end
 from .transformer import RelativeTransformer
 
 IGNORE = -1
@@ -31,11 +32,17 @@ ORIGINAL_NAMES = {"fuse_encoded_audio_text_module.": "fusion.", ".norm1.": ".nor
 
 @dataclass(frozen=True)
 class UnitPrediction:
-    """Teacher-forced prediction. logits: (B, T, V). labels: (B, T), -1 where nothing is predicted. loss: scalar."""
+    """Teacher-forced prediction. logits: (B, T, V). labels: (B, T), -1 where nothing is predicted. loss: scalar.
+
+    With a pointer also step_logits (B, T, 4) and step_labels (B, T): by how many sounds it moves after each unit. Its
+    cross-entropy is part of the loss.
+    """
 
     logits: torch.Tensor
     labels: torch.Tensor
     loss: torch.Tensor
+    step_logits: torch.Tensor | None = None
+    step_labels: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,8 @@ class Sampling:
     evaluation of TASTE top_k = 10.
 
     Limits are counted from the prompt as in the original: at least min_ratio * P and at most max_ratio * P units,
-    where P = N + 3 includes the three special positions. N counts tokens even when the text is spelled out. min_units
-    and max_units replace the two by plain numbers.
+    where P = N + 3 includes the three special positions. N counts tokens even when the text is pronounced. min_units
+    and max_units replace the two by plain numbers. With a pointer the speech cannot end before its last sounds.
     """
 
     top_k: int = 25
@@ -130,9 +137,13 @@ class WeightedSum(nn.Module):
         return share[0] * audio + share[1] * text
 
 
-def per_letter(x: torch.Tensor, letters: Letters) -> torch.Tensor:
-    """Repeat the vector of every token for each of its letters: (B, N, D) -> (B, L, D)."""
-    return x.gather(1, letters.tokens.clamp(min=0)[..., None].expand(-1, -1, x.shape[2]))
+@dataclass(frozen=True)
+class Prompts:
+    """rows: B prompts (P, D). With a pointer also sounds, and fused (B, L, D): what is to be said, sound by sound."""
+
+    rows: list[torch.Tensor]
+    sounds: Sounds | None = None
+    fused: torch.Tensor | None = None
 
 
 class UnitDecoder(nn.Module):
@@ -150,9 +161,12 @@ class UnitDecoder(nn.Module):
             "dropout": config.dropout,
             "position_dropout": config.position_dropout,
         }
-        self.text_embedding = nn.Embedding(config.vocab_size, config.d_text)
-        if config.max_letters:
-            self.spelling = Spelling(config.vocab_size, config.max_letters, config.d_text)
+        if config.pronounced:
+            self.reader = SoundReader(config.d_text)
+            self.place = Place(d_model)
+            self.step_decoder = nn.Linear(d_model, MAX_STEP + 1)
+        else:
+            self.text_embedding = nn.Embedding(config.vocab_size, config.d_text)
         self.text_encoder = RelativeTransformer(config.d_text, n_layers=config.n_text_layers, **sizes)
         self.text_encoder_affine_layer = nn.Linear(d_model, d_model)
         self.audio_embed_affine_layer = nn.Linear(config.d_taste, config.d_audio)
@@ -171,24 +185,25 @@ class UnitDecoder(nn.Module):
 
     def fuse(
         self, text_ids: torch.Tensor, text_lengths: torch.Tensor, taste_embeddings: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is to be said, (B, N, D), spelled out (B, L, D), and how many of its positions are real, (B,).
+    ) -> tuple[torch.Tensor, torch.Tensor, Sounds | None]:
+        """What is to be said, (B, N, D), pronounced (B, L, D); how many positions are real, (B,); the sounds if any.
 
         text_ids: (B, N), text_lengths: (B,), taste_embeddings: (B, N, d_taste) or None = text only.
         """
         valid = torch.arange(text_ids.shape[1], device=text_ids.device) < text_lengths[:, None]  # (B, N)
-        text, audio = self.text_embedding(text_ids.clamp(min=0)), None
+        audio, sounds = None, None
         if taste_embeddings is not None:
             audio = self.audio_token_encoder(self.audio_embed_affine_layer(taste_embeddings), valid)
             audio = self.audio_token_encoder_affine_layer(audio)  # (B, N, D)
-        if self.config.max_letters:
-            letters = self.spelling.letters(text_ids, text_lengths)
-            text = per_letter(text, letters) + self.spelling(letters)  # (B, L, d_text)
-            audio = None if audio is None else per_letter(audio, letters)
-            text_lengths = letters.lengths
-            valid = torch.arange(text.shape[1], device=text.device) < text_lengths[:, None]  # (B, L)
+        if self.config.pronounced:
+            sounds = self.reader.sounds(text_ids, text_lengths)
+            text, text_lengths = self.reader(sounds), sounds.lengths  # (B, L, d_text)
+            audio = None if audio is None else pick(audio, sounds.tokens)
+            valid = sounds.symbols > 0  # (B, L)
+        else:
+            text = self.text_embedding(text_ids.clamp(min=0))
         text = self.text_encoder_affine_layer(self.text_encoder(text, valid))  # (B, N, D) or (B, L, D)
-        return text if audio is None else self.fusion(audio, text), text_lengths
+        return text if audio is None else self.fusion(audio, text), text_lengths, sounds
 
     def prompts(
         self,
@@ -196,15 +211,16 @@ class UnitDecoder(nn.Module):
         text_lengths: torch.Tensor,
         speaker_embedding: torch.Tensor,
         taste_embeddings: torch.Tensor | None,
-    ) -> list[torch.Tensor]:
-        """`[sos, speaker, fused_1 .. fused_N, task]` of every sample: B tensors (P, D)."""
-        fused, lengths = self.fuse(text_ids, text_lengths, taste_embeddings)
+    ) -> Prompts:
+        """`[sos, speaker, fused_1 .. fused_N, task]` of every sample."""
+        fused, lengths, sounds = self.fuse(text_ids, text_lengths, taste_embeddings)
         speaker = self.spk_embed_affine_layer(F.normalize(speaker_embedding, dim=-1)).to(fused)  # (B, D)
         sos, task = self.llm_embedding.weight.to(fused)
-        return [
+        rows = [
             torch.cat((sos[None], speaker[i, None], fused[i, :n], task[None]))  # (P, D)
             for i, n in enumerate(lengths.tolist())
         ]
+        return Prompts(rows, sounds, fused)
 
     def forward(
         self,
@@ -215,15 +231,17 @@ class UnitDecoder(nn.Module):
         speaker_embedding: torch.Tensor,
         taste_embeddings: torch.Tensor | None = None,
         text_only: bool = False,
+        pointer: torch.Tensor | None = None,
     ) -> UnitPrediction:
         """Teacher forcing: predict every unit, and the end, from the prompt and the units before it.
 
         text_ids (B, N), units (B, U): padded with anything beyond text_lengths (B,) and unit_lengths (B,).
         speaker_embedding: (B, d_speaker). taste_embeddings: (B, N, d_taste), one vector per text token.
-        text_only: leave the audio branch out (the paper's text-only baseline).
+        text_only: leave the audio branch out (the paper's text-only baseline). pointer: (B, U), the sound that each
+        unit belongs to; a decoder that is `pronounced` needs it. Raises TasteError without it.
         """
         prompts = self.prompts(text_ids, text_lengths, speaker_embedding, self._audio(taste_embeddings, text_only))
-        embedded = self.speech_embedding(units.clamp(min=0)).to(prompts[0])  # (B, U, D)
+        embedded = self.speech_embedding(units.clamp(min=0)).to(prompts.rows[0])  # (B, U, D)
         if self.training and self.config.unit_dropout:
             # The past units alone say much about the next one. Hiding some of them makes the decoder listen to
             # text and codes from the first steps on, and robust to its own mistakes.
@@ -231,18 +249,48 @@ class UnitDecoder(nn.Module):
             share = self.config.unit_dropout * torch.rand(len(units), 1, device=units.device)
             embedded = embedded * (torch.rand(units.shape, device=units.device) >= share)[..., None]
         lengths = unit_lengths.tolist()
-        sequences = [torch.cat((p, e[:n])) for p, e, n in zip(prompts, embedded, lengths, strict=True)]  # (T, D)
-        labels = []
-        for prompt, row, n in zip(prompts, units, lengths, strict=True):
+        place, steps = self._places(prompts, pointer, unit_lengths)  # (B, U + 1, D), (B, U)
+        sequences, labels, step_labels = [], [], []
+        for i, (prompt, n) in enumerate(zip(prompts.rows, lengths, strict=True)):
+            sequence = torch.cat((prompt, embedded[i, :n]))  # (T, D)
+            if place is not None:
+                silent = sequence.new_zeros(len(prompt) - 1, sequence.shape[1])
+                sequence = sequence + torch.cat((silent, place[i, : n + 1]))
+            sequences.append(sequence)
             # the task position, last of the prompt, predicts the first unit
-            silent = row.new_full((len(prompt) - 1,), IGNORE)
-            labels.append(torch.cat((silent, row[:n], row.new_full((1,), self.end_of_speech))))  # (T,)
+            silent = units.new_full((len(prompt) - 1,), IGNORE)
+            labels.append(torch.cat((silent, units[i, :n], units.new_full((1,), self.end_of_speech))))  # (T,)
+            if steps is not None:
+                step_labels.append(torch.cat((silent, steps[i, :n], units.new_full((1,), IGNORE))))  # (T,)
         labels = pad_sequence(labels, batch_first=True, padding_value=IGNORE).long()  # (B, T)
         x = pad_sequence(sequences, batch_first=True, padding_value=PADDING)  # (B, T, D)
         total = torch.tensor([len(sequence) for sequence in sequences], device=x.device)
         valid = torch.arange(x.shape[1], device=x.device) < total[:, None]  # (B, T)
-        logits = self.llm_decoder(self.llm(x, valid))  # (B, T, V)
-        return UnitPrediction(logits, labels, label_smoothing_loss(logits, labels, self.config.label_smoothing))
+        hidden = self.llm(x, valid)  # (B, T, D)
+        logits = self.llm_decoder(hidden)  # (B, T, V)
+        loss = label_smoothing_loss(logits, labels, self.config.label_smoothing)
+        if steps is None:
+            return UnitPrediction(logits, labels, loss)
+        step_labels = pad_sequence(step_labels, batch_first=True, padding_value=IGNORE).long()  # (B, T)
+        step_logits = self.step_decoder(hidden)  # (B, T, 4)
+        return UnitPrediction(
+            logits, labels, loss + label_smoothing_loss(step_logits, step_labels), step_logits, step_labels
+        )
+
+    def _places(
+        self, prompts: Prompts, pointer: torch.Tensor | None, unit_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """What is heard of the pointer before every unit and the end, (B, U + 1, D), and its steps, (B, U)."""
+        if not self.config.pronounced:
+            return None, None
+        if pointer is None:
+            raise TasteError(
+                "this unit decoder follows a pointer; give the sound of every unit (corpora with word times)."
+            )
+        pointer = with_end(pointer, unit_lengths, prompts.sounds)  # (B, U + 1)
+        words = prompts.sounds.tokens.gather(1, pointer)
+        place = self.place(pick(prompts.fused, pointer), lasted(pointer), lasted(words))
+        return place, pointer.diff(dim=1).clamp(0, MAX_STEP)
 
     @torch.no_grad()
     def generate(
@@ -264,20 +312,27 @@ class UnitDecoder(nn.Module):
             raise TasteError("there is no text to speak; give at least one token per utterance.")
         sampling = sampling or Sampling()
         prompts = self.prompts(text_ids, text_lengths, speaker_embedding, self._audio(taste_embeddings, text_only))
-        sizes = torch.tensor([len(prompt) for prompt in prompts], device=text_ids.device)  # (B,) P
-        x = pad_sequence(prompts, batch_first=True, padding_value=PADDING, padding_side="left")  # (B, P, D)
+        sizes = torch.tensor([len(prompt) for prompt in prompts.rows], device=text_ids.device)  # (B,) P
+        x = pad_sequence(prompts.rows, batch_first=True, padding_value=PADDING, padding_side="left")  # (B, P, D)
         valid = torch.arange(x.shape[1], device=x.device) >= x.shape[1] - sizes[:, None]  # (B, P)
         shortest = _limit(sampling.min_units, sampling.min_ratio, text_lengths + 3)  # (B,)
         longest = _limit(sampling.max_units, sampling.max_ratio, text_lengths + 3)  # (B,)
 
         caches = self.llm.new_caches()
-        one = valid.new_ones(len(prompts), 1)
+        one = valid.new_ones(len(sizes), 1)
         drawn = []
-        ended = valid.new_zeros(len(prompts))
+        ended = valid.new_zeros(len(sizes))
         lengths = torch.zeros_like(longest)
+        pointer = Pointer(prompts.sounds, prompts.fused) if self.config.pronounced else None
         for step in range(int(longest.max())):
-            logits = self.llm_decoder(self.llm(x, valid, caches)[:, -1])  # (B, V)
-            token = sample_units(logits, step < shortest, sampling, generator)  # (B,)
+            if pointer:
+                x[:, -1] = x[:, -1] + pointer.heard(self.place)[:, 0]
+            hidden = self.llm(x, valid, caches)[:, -1]  # (B, D)
+            too_early = step < shortest
+            if pointer:
+                too_early = too_early | ~pointer.near_end
+                pointer.move(self.step_decoder(hidden))
+            token = sample_units(self.llm_decoder(hidden), too_early, sampling, generator)  # (B,)
             running = ~ended & (step < longest)
             ended = ended | (running & (token == self.end_of_speech))
             running = running & ~ended

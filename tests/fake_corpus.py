@@ -22,8 +22,8 @@ def fake_features(seed: int, n_tokens: int, n_units: int) -> dict[str, torch.Ten
         "mel": torch.arange(n_mels).half().expand(80, -1).contiguous() / 100,
         "f0": torch.full((n_mels,), 176.0).half(),
         "wav": tone.short(),
-        "word_times": torch.arange(int(words[-1]) + 1)[:, None] * 0.1 + torch.tensor([0.0, 0.1]),
-        "prosody": torch.randn(int(words[-1]) + 1, 3, generator=g).half(),
+        "pointer": (torch.arange(n_units) // 5).short(),
+        "prosody": torch.randn(int(words[-1]) + 1, 4, generator=g).half(),
     }
 
 
@@ -34,7 +34,7 @@ def make_features(folder: Path, n: int = 40, splits: tuple[str, ...] = ("train",
         f = fake_features(i, 4 + i % 5, 20 + 3 * (i % 7))
         lengths = {"n_tokens": len(f["token_ids"]), "n_frames": len(f["last"]), "n_units": len(f["units"])}
         rows.append({"id": f"u{i}", "split": splits[i % len(splits)], "speaker": "a", "style": "", "seconds": 1.0})
-        rows[-1] |= {"text": "a b", "n_mels": f["mel"].shape[1], **lengths}
+        rows[-1] |= {"text": "a b", "n_sounds": 5, "n_mels": f["mel"].shape[1], **lengths}
         features.append(f)
     for k in range(0, n, SHARD):
         write_shard(

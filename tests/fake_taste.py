@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models
 
 from taste_min.aggregator import Aggregator
 from taste_min.asr import Transcript
@@ -47,7 +47,9 @@ class Recognizer:
 
 def letters() -> Tokenizer:
     """One token per letter."""
-    return Tokenizer(models.BPE({letter: i for i, letter in enumerate(" abcdefghijklmnopqrstuvwxyz.,'?")}, []))
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(" abcdefghijklmnopqrstuvwxyz.,'?")}, []))
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
 
 
 def tiny_taste(seed: int = 0, config: TasteConfig | None = None) -> Taste:
@@ -57,7 +59,7 @@ def tiny_taste(seed: int = 0, config: TasteConfig | None = None) -> Taste:
     for layer in quantizer.layers:
         layer.embed.normal_()
         layer.initted.fill_(1)
-    return Taste(
+    taste = Taste(
         config,
         WhisperEncoder(config.encoder),
         Aggregator(config.aggregator),
@@ -65,12 +67,16 @@ def tiny_taste(seed: int = 0, config: TasteConfig | None = None) -> Taste:
         letters(),
         Recognizer(),
         GE2E(),
-        MiniUnits(cepstra, torch.zeros(39), torch.ones(39), torch.randn(config.flow.n_units, 39)),
+        MiniUnits(cepstra, torch.zeros(39), torch.eye(39), torch.randn(config.flow.n_units, 39)),
         UnitDecoder(config.unit_decoder),
         UnitDecoder(config.unit_decoder),
         Flow(config.flow),
         Vocoder(config.vocoder),
     ).eval()
+    if config.unit_decoder.pronounced:
+        for decoder in (taste.unit_decoder, taste.text_only_decoder):
+            decoder.reader.read_vocabulary(taste.tokenizer)
+    return taste
 
 
 def speech(seconds: float = 1.0, seed: int = 0) -> torch.Tensor:

@@ -35,6 +35,12 @@ def test_short_runs_are_kept_as_they_are_and_other_stages_give_their_loss(tmp_pa
     assert read_curve(tmp_path) == {"train": [[1, 3.0]], "dev": []}
 
 
+def test_steps_before_the_first_unit_loss_are_left_out(tmp_path):
+    path = log(tmp_path, n=3) / "metrics.jsonl"
+    path.write_text('{"step": 5, "loss": 0.5, "lr": 1.0}\n' + path.read_text())
+    assert read_curve(tmp_path)["train"] == [[10, 10.0], [20, 20.0], [30, 30.0]]
+
+
 def test_a_line_that_is_being_written_does_not_count(tmp_path):
     assert read_curve(log(tmp_path / "a", cut=True)) == read_curve(log(tmp_path / "b"))
 

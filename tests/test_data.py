@@ -1,4 +1,4 @@
-"""Batch order, padding, segments, and the feature cache."""
+"""Batch order, padding, segments, sounds of words, and the feature cache."""
 
 import json
 
@@ -11,6 +11,8 @@ from taste_min import features as feature_module
 from taste_min.data import BatchOrder, FeatureStore
 from taste_min.errors import TasteError
 from taste_min.features import build, read_manifest
+from taste_min.frame_labels import Phone
+from taste_min.pointer import sound_path
 from taste_min.shards import read_shard_rows, write_shard
 
 
@@ -86,37 +88,51 @@ def test_short_utterances_are_not_played_faster_than_they_last(folder):
     assert max(faster) > 176 * 1.15  # a short piece is
 
 
-def one_recording(folder, word_times) -> FeatureStore:
-    """A store with one recording of 60 units, 1.2 s, and the given times of its words."""
-    features = fake_features(0, 4, 60)
-    features["word_times"] = torch.tensor(word_times).reshape(-1, 2)
-    row = {"id": "u", "split": "train", "seconds": 1.2, "text": "a b", "n_tokens": 4, "n_units": 60}
-    write_shard(folder / "features-00000.safetensors", [row], [features], "x")
-    return FeatureStore(folder, "train")
+def test_pointers_are_padded_like_the_units(folder):
+    store = FeatureStore(folder, "train")
+    batch = store.text_and_units([0, 3, 4], None)
+    assert batch.pointer.shape == batch.units.shape and batch.pointer.dtype == torch.int64
+    for row, i in enumerate((0, 3, 4)):
+        n = batch.unit_lengths[row]
+        assert torch.equal(batch.pointer[row, :n], store.tensor(i, "pointer").long())
+        assert not batch.pointer[row, n:].any()
 
 
-def test_progress_rises_from_0_to_1_in_a_word_and_waits_in_the_pause_before_it(tmp_path):
-    batch = one_recording(tmp_path, [[0.2, 0.5], [0.8, 0.9]]).text_and_units([0], None)
-    words, progress = batch.unit_words[0], batch.unit_progress[0]
-    assert words.tolist() == [0] * 25 + [1] * 35  # the pause from 0.5 s to 0.8 s belongs to the second word
-    middle = (torch.arange(60) + 0.5) / 50
-    torch.testing.assert_close(progress[10:25], (middle[10:25] - 0.2) / 0.3)
-    torch.testing.assert_close(progress[40:45], (middle[40:45] - 0.8) / 0.1)
-    assert not progress[:10].any() and not progress[25:40].any()
-    assert (progress[45:] == 1).all()  # silence after the last word
-    assert (progress[10:25].diff() > 0).all() and progress.min() >= 0 and progress.max() <= 1
+def test_without_word_times_there_is_no_pointer(tmp_path):
+    rows = [{"id": f"u{i}", "split": "train", "seconds": 1.2, "text": "a b"} for i in range(2)]
+    features = [fake_features(i, 4, 60) for i in range(2)]
+    features[1]["pointer"] = torch.zeros(0).short()
+    write_shard(tmp_path / "features-00000.safetensors", rows, features, "x")
+    store = FeatureStore(tmp_path, "train")
+    assert store.text_and_units([0], None).pointer is not None
+    assert store.text_and_units([1], None).pointer is store.text_and_units([0, 1], None).pointer is None
 
 
-def test_without_word_times_no_word_is_known(tmp_path):
-    batch = one_recording(tmp_path, []).text_and_units([0], None)
-    assert (batch.unit_words == -1).all() and not batch.unit_progress.any()
+def test_prosody_stands_at_the_first_token_of_each_word(folder):
+    store = FeatureStore(folder, "train")
+    batch = store.text_and_units([0, 3, 4], "hidden_2")
+    known = ~batch.prosody.isnan().all(dim=2)
+    for row, i in enumerate((0, 3, 4)):
+        assert known[row].nonzero()[:, 0].tolist() == list(range(0, int(batch.token_lengths[row]), 2))  # 2 per word
+        assert torch.equal(batch.prosody[row, known[row]], store.tensor(i, "prosody"))
 
 
-def test_progress_is_padded_like_the_units(folder):
-    batch = FeatureStore(folder, "train").text_and_units([0, 3, 4], None)
-    assert batch.unit_progress.shape == batch.unit_words.shape == batch.units.shape
-    for row, n in enumerate(batch.unit_lengths.tolist()):
-        assert (batch.unit_words[row, n:] == -1).all() and not batch.unit_progress[row, n:].any()
+def test_sounds_are_given_to_their_words(monkeypatch):
+    times = [("A", 0.1, 0.3), ("-", 0.3, 0.3), ("dog.", 0.4, 0.7)]
+    texts = []
+
+    def align_phones(wav, text):
+        texts.append(text)
+        return [Phone("AH", 0.1, 0.3, 0), Phone("D", 0.4, 0.5, 2), Phone("AO", 0.5, 0.6, 2), Phone("G", 0.6, 0.7, 2)]
+
+    monkeypatch.setattr(feature_module, "align_phones", align_phones)
+    found = feature_module.sound_times(torch.zeros(16000), times)
+    assert texts == ["A - dog."] and found == [[(0.1, 0.3)], [], [(0.4, 0.5), (0.5, 0.6), (0.6, 0.7)]]
+    monkeypatch.setattr(feature_module, "align_phones", lambda wav, text: None)
+    found = feature_module.sound_times(torch.zeros(16000), times)
+    assert found == [[(0.1, 0.3)], [(0.3, 0.3)], [(0.4, 0.7)]]  # words as a whole
+    path = sound_path(["A", "-", "dog."], found, 40)
+    assert path.tolist() == [0] * 5 + [1] * 10 + [3] * 5 + [4] * 5 + [5] * 5 + [6] * 5 + [7] * 5
 
 
 def test_missing_features_and_splits_are_named(tmp_path, folder):

@@ -10,10 +10,9 @@ from transformers.models.whisper.modeling_whisper import WhisperDecoder
 
 from taste_min.config import tiny
 from taste_min.errors import TasteError
-from taste_min.export import PROJECTION, TEXT_ONLY, load_parts, text_projection, write_parts
+from taste_min.export import TEXT_ONLY, load_parts, start_from_parts, write_parts
 from taste_min.flow import Flow
 from taste_min.objectives import TokenizerObjective
-from taste_min.unit_decoder import UnitDecoder
 from taste_min.vocoder import Vocoder
 
 CONFIG = tiny()
@@ -92,23 +91,35 @@ def test_text_only_has_no_audio_branch_in_its_file_but_a_unit_decoder_must_have_
     assert not any(k.startswith(("audio_", "fusion")) for k in load_file(tmp_path / f"{TEXT_ONLY}.safetensors"))
     loaded = load_parts(tmp_path, CONFIG, None)[TEXT_ONLY]
     ids, lengths, speaker = torch.tensor([[1, 2, 3]]), torch.tensor([3]), torch.randn(1, 12)
-    prompts = [part.eval().prompts(ids, lengths, speaker, None)[0] for part in (model.unit_decoder, loaded)]
+    prompts = [part.eval().prompts(ids, lengths, speaker, None).rows[0] for part in (model.unit_decoder, loaded)]
     assert torch.equal(*prompts)
     (tmp_path / f"{TEXT_ONLY}.safetensors").rename(tmp_path / "unit_decoder.safetensors")
     with pytest.raises(TasteError, match="audio_.* does not fit"):
         load_parts(tmp_path, CONFIG, None)
 
 
-def test_the_text_table_is_a_projection_of_whispers(tmp_path, decoder):
-    part = UnitDecoder(CONFIG.unit_decoder)
-    part.text_embedding.weight.requires_grad_(False)
-    table = decoder.embed_tokens.weight.detach()
-    part.register_buffer(PROJECTION, text_projection(table, 24))
-    write_parts(tmp_path, {"unit_decoder": part})
-    loaded = load_parts(tmp_path, CONFIG, decoder)["unit_decoder"]
-    torch.testing.assert_close(loaded.text_embedding.weight, table @ part.text_projection)
-    with pytest.raises(TasteError, match="text_projection does not fit"):
-        load_parts(tmp_path, CONFIG, None)
+def test_training_starts_from_what_fits_of_exported_parts(tmp_path, model):
+    write_parts(tmp_path, model.exports())
+    fewer = replace(CONFIG.unit_decoder, n_units=32)
+    small = replace(CONFIG, unit_decoder=fewer, flow=replace(CONFIG.flow, n_units=32))
+    for config, other in (
+        (CONFIG, set()),
+        (small, {"speech_embedding.weight", "llm_decoder.weight", "llm_decoder.bias"}),
+    ):
+        objective = TokenizerObjective(config, audio=True, quantize=False)
+        before = {name: value.clone() for name, value in objective.state_dict().items()}
+        assert set(start_from_parts(objective, tmp_path)) == {f"unit_decoder.{name}" for name in other}
+        for name, value in objective.unit_decoder.state_dict().items():
+            first = before[f"unit_decoder.{name}"]
+            assert torch.equal(value, first if name in other else model.unit_decoder.state_dict()[name]), name
+        # the file holds the layer norm with the centring folded in
+        assert torch.equal(objective.aggregator.layer_norm.weight, before["aggregator.layer_norm.weight"])
+    (tmp_path / "unit_decoder.safetensors").unlink()
+    with pytest.raises(TasteError, match="neither a run nor exported parts"):
+        start_from_parts(objective, tmp_path)  # an aggregator and a quantizer are left
+    (tmp_path / "unit_decoder.safetensors").write_bytes(b"half a fi")
+    with pytest.raises(TasteError, match="is damaged"):
+        start_from_parts(objective, tmp_path)
 
 
 def test_damaged_and_foreign_files_end_in_a_sentence(tmp_path):

@@ -54,6 +54,16 @@ def test_word_labels_share_one_grid():
     assert labels.phone_labels(phones, 7).tolist() == ["SIL"] * 4 + ["D", "AO", "SIL"]
 
 
+def test_parts_of_sounds(monkeypatch):
+    phones = [labels.Phone("D", 0.08, 0.14, 1), labels.Phone("AO", 0.14, 0.22, 1), labels.Phone("T", 0.24, 0.26, 2)]
+    monkeypatch.setattr(labels, "align_phones", lambda wav, text: phones)
+    parts = labels.sound_parts(np.zeros(4480), "a dot", 14)
+    assert parts == ["SIL"] * 4 + ["D0", "D1", "D2", "AO0", "AO1", "AO1", "AO2", "SIL", "T1", "SIL"]
+    assert [part.rstrip("012") for part in parts] == labels.phone_labels(phones, 14).tolist()
+    monkeypatch.setattr(labels, "align_phones", lambda wav, text: None)
+    assert labels.sound_parts(np.zeros(4480), "a dot", 14) == [""] * 14
+
+
 @pytest.mark.assets
 def test_phones_tile_their_words():
     clip = human_clips()[1]

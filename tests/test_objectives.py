@@ -1,20 +1,23 @@
-"""What the training adds to the losses: alignment, prosody, centring. Each check has a broken variant that fails it."""
+"""What the training adds: prosody, centring, the pointer, shifted voices. Each check has a broken variant."""
 
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from fake_corpus import make_features
 
 from taste_min.config import FlowConfig, tiny
 from taste_min.data import Batch, FeatureStore
 from taste_min.features import shifted, word_prosody
 from taste_min.flow import Flow
-from taste_min.objectives import GUIDED_HEAD, TokenizerObjective
-from taste_min.spelling import spell
-from taste_min.unit_decoder import UnitDecoder
+from taste_min.objectives import PROSODY, TokenizerObjective, unit_scores
+from taste_min.phones import read_aloud
+from taste_min.unit_decoder import UnitDecoder, UnitPrediction
 from taste_min.units import relative_pitch
+
+WORDS = ("cat", "dog", "stop", "well")
 
 
 @pytest.fixture(scope="module")
@@ -22,89 +25,96 @@ def store(tmp_path_factory):
     return FeatureStore(make_features(tmp_path_factory.mktemp("features")), "train")
 
 
-def spelled(max_letters: int) -> TokenizerObjective:
-    """Reads tokens of 3 to 6 letters; with 0 whole tokens."""
-    config = replace(tiny(), unit_decoder=replace(tiny().unit_decoder, max_letters=max_letters))
-    objective = TokenizerObjective(config, audio=False, quantize=False)
-    if max_letters:
-        table = objective.unit_decoder.spelling.table
-        table[torch.arange(6) >= 3 + torch.arange(len(table))[:, None] % 4] = 0
+def reading(audio: bool = False) -> TokenizerObjective:
+    """An objective whose decoder reads sounds; every token is one of WORDS."""
+    torch.manual_seed(0)
+    config = replace(tiny(), unit_decoder=replace(tiny().unit_decoder, pronounced=True))
+    objective = TokenizerObjective(config, audio=audio, quantize=False)
+    spelled = SimpleNamespace(decode=lambda ids: "".join(f" {WORDS[i % 4]}" for i in ids))
+    objective.unit_decoder.reader.read_vocabulary(spelled)
     return objective
 
 
-def words_of(objective: TokenizerObjective, batch: Batch, b: int) -> list[int]:
-    """The word of every position that the decoder reads for one text."""
-    words = batch.word_ids[b, : batch.token_lengths[b]].tolist()
-    if not objective.unit_decoder.config.max_letters:
-        return words
-    table = objective.unit_decoder.spelling.table
-    counts = (table[batch.token_ids[b, : len(words)]] > 0).sum(dim=1)
-    return torch.tensor(words).repeat_interleave(counts).tolist()
-
-
-def looking(objective: TokenizerObjective, batch: Batch, ahead: int = 0, mirrored: bool = False) -> float:
-    """Alignment loss of a model that looks at the position being spoken, at the same place of the word `ahead` words
-    further, or at the mirrored place of the same word."""
-    words = [words_of(objective, batch, b) for b in range(len(batch.token_ids))]
-    size = max(len(w) + 3 + int(n) for w, n in zip(words, batch.unit_lengths, strict=True))
-    attention = torch.zeros(len(words), 4, size, size)
-    for b in range(len(words)):
-        for u in range(int(batch.unit_lengths[b])):
-            word = min(int(batch.unit_words[b, u]) + ahead, max(words[b]))
-            places = [i for i, w in enumerate(words[b]) if w == word]
-            place = min(int(batch.unit_progress[b, u] * len(places)), len(places) - 1)
-            place = len(places) - 1 - place if mirrored else place
-            attention[b, GUIDED_HEAD, len(words[b]) + 2 + u, 2 + places[place]] = 1
-    for layer in objective.guided_layers():
-        layer.attention_map = attention
-    return float(objective.alignment_loss(batch))
-
-
-@pytest.mark.parametrize("max_letters", [0, 6])
-def test_alignment_loss_is_small_on_what_is_spoken_and_only_there(store, max_letters):
-    objective, batch = spelled(max_letters), store.text_and_units([0, 3, 4], None)
-    assert looking(objective, batch) < 0.1 < 1 < looking(objective, batch, ahead=1)
-
-
-def test_alignment_loss_prefers_the_spoken_letter_to_another_one_of_the_word(store):
-    objective, batch = spelled(6), store.text_and_units([0, 3, 4], None)
-    assert looking(objective, batch) < 0.1 < 1 < looking(objective, batch, mirrored=True)
-
-
-def test_places_of_letters_and_tokens():
-    batch = Batch(
-        token_ids=torch.tensor([[1, 2, 3], [3, 0, 0]]),
-        word_ids=torch.tensor([[0, 0, 1], [0, 0, 0]]),
+def batch_of(texts: list[list[int]], pointers: list[list[int]]) -> Batch:
+    """One-token words, and as many units as the pointer has values."""
+    texts, pointers = (
+        torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True) for rows in (texts, pointers)
+    )
+    return Batch(
+        token_ids=texts,
+        word_ids=torch.arange(texts.shape[1]).expand_as(texts),
         token_lengths=torch.tensor([3, 1]),
+        units=torch.randint(64, pointers.shape),
+        unit_lengths=torch.tensor([12, 5]),
+        pointer=pointers,
+        speaker_embedding=torch.randn(2, 12),
     )
-    words, place, count, lengths = spelled(0).text_places(batch)
-    assert lengths.tolist() == [3, 1] and words.tolist() == [[0, 0, 1], [0, -1, -1]]
-    assert place[0].tolist() == [0, 1, 0] and count[0].tolist() == [2, 2, 1]
-    assert (place[1, 0], count[1, 0]) == (0, 1)  # the padding, also of word 0 in `word_ids`, is not counted
-    objective = spelled(6)
-    objective.unit_decoder.spelling.table[:4] = torch.tensor(
-        [[1, 0, 0, 0, 0, 0], [2, 3, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0], [5, 6, 7, 0, 0, 0]]
-    )
-    words, place, count, lengths = objective.text_places(batch)
-    assert lengths.tolist() == [6, 3] and words.tolist() == [[0, 0, 0, 1, 1, 1], [0, 0, 0, -1, -1, -1]]
-    assert place[0].tolist() == [0, 1, 2, 0, 1, 2] and count[0].tolist() == [3] * 6
-    assert place[1, :3].tolist() == [0, 1, 2] and count[1, :3].tolist() == [3] * 3
 
 
-def test_the_cost_of_an_utterance_covers_all_its_positions(store):
-    words = ["some", "plain", "words"]
-    store = SimpleNamespace(rows=[{"text": " ".join(words), "n_tokens": len(words), "n_units": 50}])
-    assert spelled(0).lengths(store) == [3 + len(words) + 50]
-    assert spelled(6).lengths(store) == [3 + sum(len(spell(" " + word)) for word in words) + 50]
+TWO = ([[2, 1, 0], [0]], [list(range(12)), list(range(5))])  # "stop dog cat", 14 sounds, and "cat", 5
 
 
-def test_units_belong_to_the_word_that_is_spoken_or_comes_next(store):
-    batch = store.text_and_units([0], None)
-    n = int(batch.unit_lengths[0])
-    times = store.tensor(0, "word_times")
-    for u in range(n):
-        expected = next((w for w, (_, end) in enumerate(times) if end > (u + 0.5) / 50), len(times) - 1)
-        assert int(batch.unit_words[0, u]) == expected
+def test_the_cost_of_an_utterance_covers_all_its_positions():
+    text, batch = "stop dog cat", batch_of(*TWO)
+    rows = [{"text": text, "n_tokens": 3, "n_sounds": len(read_aloud(text.split())[0]), "n_units": 12}]
+    store = SimpleNamespace(rows=rows)
+    for objective, length in ((reading(), 3 + 14 + 12), (TokenizerObjective(tiny(), False, False), 3 + 3 + 12)):
+        assert objective.lengths(store) == [length]
+        assert objective.predict(batch, None).labels.shape[1] == length
+
+
+def test_scores_count_units_and_steps_apart():
+    torch.manual_seed(0)
+    labels = torch.tensor([[-1, 1, 2, 5, -1], [-1, -1, 3, 4, 7]])
+    steps = torch.tensor([[-1, 0, 1, -1, -1], [-1, -1, 3, 0, -1]])
+    prediction = UnitPrediction(torch.randn(2, 5, 8), labels, torch.zeros(()), torch.randn(2, 5, 4), steps)
+    sums = unit_scores(prediction)
+    for name, logits, truth, n in (
+        ("cross_entropy", prediction.logits, labels, 6),
+        ("step_cross_entropy", prediction.step_logits, steps, 4),
+    ):
+        expected = F.cross_entropy(logits[truth >= 0], truth[truth >= 0], reduction="sum")
+        assert sums[name][1] == n
+        torch.testing.assert_close(sums[name][0], expected)
+    better = (prediction.logits > prediction.logits.gather(2, labels.clamp(min=0)[..., None])).sum(dim=2)[labels >= 0]
+    assert (sums["top1"][0], sums["top5"][0]) == ((better < 1).sum(), (better < 5).sum())
+    assert "step_cross_entropy" not in unit_scores(replace(prediction, step_logits=None, step_labels=None))
+
+
+def test_with_another_text_the_pointer_stays_inside_it():
+    objective, batch = reading(), batch_of(*TWO)
+    other = objective.with_other_text(batch)
+    assert other.token_ids.tolist() == [[0, 0, 0], [2, 1, 0]] and other.token_lengths.tolist() == [1, 3]
+    last = objective.unit_decoder.reader.sounds(other.token_ids, other.token_lengths).lengths - 1
+    assert last.tolist() == [4, 13] and (batch.pointer.amax(dim=1) > last).any()  # as it is, it would leave the text
+    assert other.pointer[0].tolist() == [0, 1, 2, 3, 4] + [4] * 7 and torch.equal(other.pointer[1], batch.pointer[1])
+    assert objective.predict(other, None).loss.isfinite()
+    plain = TokenizerObjective(tiny(), audio=False, quantize=False)
+    assert plain.with_other_text(replace(batch, pointer=None)).pointer is None
+
+
+def test_a_decoder_that_reads_sounds_is_scored_by_its_steps_too(store):
+    objective, batch = reading(audio=True).eval(), store.text_and_units([0, 3, 4], "hidden_2")
+    with torch.no_grad():
+        loss, numbers = objective.loss(batch, "model", 0)
+        sums = objective.evaluate(batch, torch.Generator().manual_seed(0))
+    total = numbers["cross_entropy"] + numbers["step_cross_entropy"] + numbers["prosody"]
+    assert float(loss) == pytest.approx(float(total), abs=1e-4)
+    assert {f"{name}_error" for name in PROSODY} <= set(sums)
+    assert {"other_text_cross_entropy", "shuffled_step_cross_entropy"} <= set(sums)
+
+
+def test_units_are_not_learnt_before_their_step(store):
+    torch.manual_seed(0)
+    objective = TokenizerObjective(tiny(), audio=True, quantize=False, units_from=2)
+    batch = store.text_and_units([0, 3], "hidden_2")
+    for step in (1, 2):
+        loss, numbers = objective.loss(batch, "model", step)
+        objective.zero_grad()
+        loss.backward()
+        assert ("cross_entropy" in numbers) is (step == 2) and "prosody" in numbers
+        assert (objective.unit_decoder.llm_decoder.weight.grad is not None) is (step == 2)
+        assert objective.aggregator.layers[0].encoder_attn.v_proj.weight.grad.abs().max() > 0
 
 
 def test_the_exported_aggregator_gives_the_centred_vectors_of_training(store):
@@ -132,6 +142,9 @@ def test_prosody_of_words():
     assert table[:, 0].exp().tolist() == pytest.approx([0.5, 0.4], abs=1e-3)
     assert float(table[1, 1] - table[0, 1]) == pytest.approx(0.693, abs=1e-2)  # an octave
     assert table[:, 2].tolist() == pytest.approx([-0.5, 0.5])
+    assert float(table[0, 3].exp()) == pytest.approx(0.7) and table[1, 3].isnan()  # nobody knows what follows
+    joined = word_prosody(mel, f0, [("a", 0.0, 0.5), ("b", 0.52, 1.6)])
+    assert float(joined[0, 3].exp()) == pytest.approx(0.05)  # too short for a pause
     assert word_prosody(mel, torch.zeros(172), [("a", 0.0, 0.5)])[0, 1].isnan()
 
 

@@ -54,6 +54,14 @@ def test_number_format():
     ]
 
 
+@pytest.mark.parametrize("amx, avx, fast", [(False, False, False), (True, False, True), (False, True, True)])
+def test_bfloat16_needs_units_for_it(monkeypatch, amx, avx, fast):
+    assert isinstance(repro.bfloat16_is_fast("cpu"), bool)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    assert repro.bfloat16_is_fast("cpu") is repro.bfloat16_is_fast(torch.device("cpu")) is fast
+
+
 def test_start_says_why_in_one_line(run, capsys):
     repro.start("01_test", "smoke")
     printed = capsys.readouterr().out

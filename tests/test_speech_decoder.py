@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fake_taste import speech, tiny_taste, tokens_of
+from fake_taste import speech, tiny_config, tiny_taste, tokens_of
 
 from taste_min import speech_decoder
 from taste_min.errors import TasteError
@@ -98,6 +98,22 @@ def test_many_at_once_are_what_each_is_alone(taste, monkeypatch):
         assert result.ended == alone.ended
         torch.testing.assert_close(result.wav, alone.wav)
     assert taste.decode_many([]) == []
+
+
+def test_a_model_that_reads_sounds_speaks_each_text_as_alone():
+    config = tiny_config()
+    taste = tiny_taste(config=replace(config, unit_decoder=replace(config.unit_decoder, pronounced=True)))
+    many = [TOKENS, tokens_of("do you like some green tea", seed=2)]
+    for text_only in (False, True):
+        together = taste.write_units(many, text_only=text_only, sampling=GREEDY)
+        for tokens, written in zip(many, together, strict=True):
+            alone = taste.write_units([tokens], text_only=text_only, sampling=GREEDY)[0]
+            n = int(alone.lengths[0])
+            assert n and torch.equal(written.units[0, :n], alone.units[0])
+    taste.text_only_decoder.place.affine.weight.data *= 30  # random weights hardly hear the text
+    texts = ("you like tea.", "yew like tea.", "me like tea.")  # the first two sound alike
+    units = [w.units for w in taste.write_units(list(map(tokens_of, texts)), text_only=True, sampling=GREEDY)]
+    assert torch.equal(units[0], units[1]) and not torch.equal(units[0], units[2])
 
 
 def test_long_texts_are_spoken_piece_by_piece(taste):

@@ -93,7 +93,7 @@ def folder(tmp_path_factory):
     parts = {**objective.exports(), "text_only": baseline.unit_decoder}
     write_parts(folder, {**parts, "flow": Flow(config.flow), "vocoder": Vocoder(config.vocoder)})
     centroids = torch.randn(config.flow.n_units, 39)
-    MiniUnits(cepstra, torch.zeros(39), torch.ones(39), centroids).save(folder / "units.safetensors")
+    MiniUnits(cepstra, torch.zeros(39), torch.eye(39), centroids).save(folder / "units.safetensors")
     return folder
 
 
@@ -104,8 +104,7 @@ def test_a_folder_of_exported_parts_is_a_model(folder, clip):
     table = model.recognizer.whisper.model.decoder.embed_tokens.weight
     assert torch.equal(model.aggregator.embed_tokens.weight, table)  # not in the file
     for part in (model.unit_decoder, model.text_only_decoder):
-        projected = part.text_embedding.weight.detach()  # of that table, every direction with variance 1
-        torch.testing.assert_close(projected.std(dim=0), torch.ones(64), atol=0.02, rtol=0)
+        assert part.reader.pieces[model.tokenizer.encode(" not").ids[0]] == " not"  # nor is this
     tokens = model.encode(clip[:SAMPLE_RATE], "he was not")
     few = Sampling(max_units=10)
     for text_only in (False, True):
@@ -123,7 +122,7 @@ def test_a_folder_holds_what_it_holds(folder, tmp_path, clip):
     with pytest.raises(TasteError, match="has no vocoder"):
         model.synthesize(model.unit_ids(clip), torch.ones(256), n_timesteps=1)
     (tmp_path / "units.safetensors").unlink()
-    MiniUnits(cepstra, torch.zeros(39), torch.ones(39), torch.randn(7, 39)).save(tmp_path / "units.safetensors")
+    MiniUnits(cepstra, torch.zeros(39), torch.eye(39), torch.randn(7, 39)).save(tmp_path / "units.safetensors")
     with pytest.raises(TasteError, match="has 7 units"):
         Taste.from_pretrained(tmp_path)
 

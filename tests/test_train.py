@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,11 +18,12 @@ from fake_corpus import make_features
 from safetensors.torch import load_file
 
 from taste_min import features
+from taste_min import train as train_module
 from taste_min.cli import main
 from taste_min.config import tiny
 from taste_min.data import FeatureStore
 from taste_min.errors import TasteError
-from taste_min.export import load_parts, text_projection
+from taste_min.export import load_parts
 from taste_min.objectives import TokenizerObjective, start_quantizer
 from taste_min.optimizer import average_gradients, learning_rate, make_optimizer
 from taste_min.quantizer import ResidualVQ
@@ -149,6 +151,7 @@ def test_a_killed_run_continues_with_the_losses_of_one_that_was_not(runs, data, 
 TWO_PROCESSES = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 import torch, torch.distributed as dist
 from accelerate import Accelerator
 from taste_min.cli import main
@@ -215,7 +218,8 @@ def test_losses_fall(runs, data, tmp_path):
         )
         == 0
     )
-    log = [x["loss"] for x in lines(tmp_path / "long") if "loss" in x]
+    log = [x["loss"] for x in lines(tmp_path / "long") if "cross_entropy" in x]
+    assert len(log) == 38  # the first two steps have no unit loss
     assert sum(log[-5:]) < sum(log[:5]) - 1.0
 
 
@@ -288,13 +292,34 @@ def test_one_process_needs_no_messages():
     assert torch.equal(parameter.grad, torch.ones(2))
 
 
-def test_text_projection_keeps_the_leading_directions():
-    torch.manual_seed(0)
-    table = torch.randn(500, 3) @ torch.randn(3, 16) * 5 + 0.01 * torch.randn(500, 16)
-    projected = table @ text_projection(table, 3)
-    torch.testing.assert_close(torch.cov(projected.T), torch.eye(3), atol=0.02, rtol=0)
-    solved = torch.linalg.lstsq(torch.cat([projected, torch.ones(500, 1)], 1), table).solution
-    assert (torch.cat([projected, torch.ones(500, 1)], 1) @ solved - table).std() < 0.05
+def test_exported_parts_are_a_start_too(runs, data, tmp_path, capsys):
+    exported = load_file(runs / "vq" / "export" / "unit_decoder.safetensors")
+    objective = build_objective(STAGES["vq"], "tiny", 0, [runs / "vq" / "export"])
+    for name, value in objective.unit_decoder.state_dict().items():
+        assert torch.equal(value, exported[name].float()), name
+    fresh = build_objective(STAGES["vq"], "tiny", 0)
+    for name, value in objective.aggregator.state_dict().items():  # its export is not what it was in training
+        assert torch.equal(value, fresh.aggregator.state_dict()[name]), name
+    assert "started from the parts in export; not taken:" in capsys.readouterr().out
+    assert train("flow", data, tmp_path / "flow", "--steps", "1", "--init", str(runs / "flow" / "export")) == 0
+    manifest = json.loads((tmp_path / "flow" / "export" / "manifest.json").read_text())
+    assert manifest["stages"]["flow"]["started_from"] == ["export"]
+    with pytest.raises(TasteError, match="neither a run nor exported parts"):
+        build_objective(STAGES["flow"], "tiny", 0, [runs / "vq" / "export"])
+    with pytest.raises(TasteError, match="no checkpoint"):
+        build_objective(STAGES["flow"], "tiny", 0, [tmp_path])
+
+
+def test_bfloat16_is_used_only_where_it_is_fast(monkeypatch):
+    run = SimpleNamespace(config=SimpleNamespace(bfloat16=True), accelerator=Accelerator(cpu=True))
+    for fast in (True, False):
+        monkeypatch.setattr(train_module, "bfloat16_is_fast", lambda device, fast=fast: fast)
+        with Run.autocast(run):
+            assert torch.is_autocast_enabled("cpu") is fast
+    run.config.bfloat16 = False
+    monkeypatch.setattr(train_module, "bfloat16_is_fast", lambda device: True)
+    with Run.autocast(run):
+        assert not torch.is_autocast_enabled("cpu")
 
 
 def test_wrong_starts_are_refused(runs, data, tmp_path, capsys):

@@ -5,12 +5,26 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
 
 from taste_min.audio import log_mel
 from taste_min.config import tiny
 from taste_min.encoder import WhisperEncoder
 from taste_min.errors import TasteError
-from taste_min.units import MiniUnits, S3Tokenizer, WhisperStates, cepstra, kmeans
+from taste_min.units import (
+    N_SHAPE,
+    PITCH_WEIGHT,
+    SHAPE_WEIGHT,
+    MiniUnits,
+    S3Tokenizer,
+    WhisperStates,
+    cepstra,
+    kmeans,
+    per_unit,
+    projection,
+    sound_directions,
+    spectral_shape,
+)
 
 
 @pytest.fixture
@@ -93,15 +107,87 @@ def test_mini_units_come_back_for_the_same_sound_and_are_fifty_per_second(name, 
     assert len(shuffled.unique()) > 8
 
 
-def test_mini_units_survive_saving(tmp_path, whisper_states):
-    units = MiniUnits.fit([tones(seed) for seed in range(8)], whisper_states, n_units=32)
+def tone_names(seed: int, n_units: int) -> list[str]:
+    """Which of the sixteen tones every unit of `tones` belongs to; the first two are not known."""
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(seed)).repeat_interleave(3)
+    return ["", "", *map(str, order[2:n_units].tolist())]
+
+
+@pytest.mark.parametrize("sounds", [None, tone_names])
+def test_mini_units_survive_saving(tmp_path, whisper_states, sounds):
+    units = MiniUnits.fit([tones(seed) for seed in range(8)], whisper_states, sounds, n_units=32)
+    assert units.projection.shape == (39, 39)  # 32 hidden states, pitch and six cepstra
     units.save(tmp_path / "units.safetensors")
     loaded = MiniUnits.load(tmp_path / "units.safetensors", whisper_states)
     assert torch.equal(loaded.encode(tones(9)), units.encode(tones(9)))
-    assert (tmp_path / "units.safetensors").stat().st_size < 2 * 34 * 32 + 500  # float16
+    assert (tmp_path / "units.safetensors").stat().st_size < 2 * (1 + 39 + 32) * 39 + 500  # float16
+    other = MiniUnits.fit([tones(seed) for seed in range(8)], whisper_states, n_units=32)
+    assert torch.equal(other.projection, units.projection) is (sounds is None)
+
+
+def test_other_files_are_not_taken_for_units(tmp_path):
     (tmp_path / "other").write_bytes(b"nothing")
-    with pytest.raises(TasteError, match="train units"):
-        MiniUnits.load(tmp_path / "other")
+    old = {"mean": torch.zeros(39), "std": torch.ones(39), "centroids": torch.randn(5, 39)}
+    save_file(old, str(tmp_path / "old"), metadata={"layer": "-1"})
+    for name in ("other", "old"):
+        with pytest.raises(TasteError, match="train units"):
+            MiniUnits.load(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def sounds():
+    """Frames (n, 20) of four sounds that differ along one direction and vary more along another, and their names."""
+    generator = torch.Generator().manual_seed(0)
+    names = torch.randint(4, (4000,), generator=generator)
+    x = torch.randn(4000, 20, generator=generator)
+    x[:, 0] += 3 * names
+    x[:, 1] *= 6
+    turn = torch.linalg.qr(torch.randn(20, 20, generator=generator)).Q
+    return x @ turn, [f"sound {name}" for name in names.tolist()]
+
+
+def ratio(values: torch.Tensor, labels: list[str]) -> tuple[float, float]:
+    """Variance of the means of the labels over the variance within one, and the latter. values: (n,)."""
+    groups = [values[torch.tensor([label == name for label in labels])] for name in sorted(set(labels))]
+    within = torch.stack([group.var() for group in groups]).mean()
+    return float(torch.stack([group.mean() for group in groups]).var() / within), float(within)
+
+
+def test_sound_directions_tell_sounds_apart_and_the_largest_variance_does_not(sounds):
+    x, labels = sounds
+    found, within = ratio((x @ sound_directions(x, labels, 1))[:, 0], labels)
+    principal = torch.linalg.eigh(torch.cov(x.T)).eigenvectors[:, -1]
+    assert found > 10 > 0.1 > ratio(x @ principal, labels)[0]
+    assert 0.6 < within < 1.1
+    several = sound_directions(x, labels, 3)
+    torch.testing.assert_close(several[:, -1:], sound_directions(x, labels, 1))  # the best one is the last
+
+
+def test_projection_scales_columns_and_with_labels_turns_the_states(sounds):
+    states, labels = sounds
+    x = torch.cat((states, torch.randn(4000, 1 + N_SHAPE) * torch.arange(1.0, 8)), dim=1)  # (n, 27)
+    plain = projection(x, None)
+    torch.testing.assert_close((x @ plain).std(dim=0), torch.ones(27))
+    assert torch.equal(plain, plain.diag().diag())
+    unknown = torch.arange(4000) % 10 == 0
+    heard = ["" if lost else label for lost, label in zip(unknown.tolist(), labels, strict=True)]
+    x[unknown, 1] += 100  # frames without a label do not move the directions
+    turned = projection(x, heard)
+    assert turned.shape == (27, 27) and not turned[:20, 20:].any() and not turned[20:, :20].any()
+    known = [label for label in heard if label]
+    torch.testing.assert_close(turned[:20, :20], sound_directions(x[~unknown, :20], known, 20))
+    weights = torch.tensor([PITCH_WEIGHT] + N_SHAPE * [SHAPE_WEIGHT])
+    torch.testing.assert_close((x @ turned)[:, 20:].std(dim=0), weights)
+
+
+def test_spectral_shape_counts_ripples_and_units_take_two_frames():
+    bands, size = torch.arange(80) + 0.5, torch.tensor([0.0, 1.0, 3.0])  # of three frames
+    for k in range(4):
+        shape = spectral_shape(torch.cos(torch.pi * k * bands / 80)[:, None] * size + 5, 4)
+        moved = shape.abs().amax(dim=1) > 1e-3
+        assert moved.tolist() == [i == k for i in range(4)]
+        torch.testing.assert_close(shape[k] / shape[k].abs().max(), (size - size.mean()) / (3 - size.mean()))
+    assert per_unit(torch.arange(14.0).reshape(2, 7), 3).tolist() == [[0.5, 7.5], [2.5, 9.5], [4.5, 11.5]]
 
 
 def test_kmeans_finds_separate_clouds_and_fills_empty_clusters():
