@@ -108,7 +108,7 @@ def load_taslm(name: str | Path = RELEASED) -> Taslm:
     config = taslm_config(parts, settings)
     model = empty_taslm(config)
     weights = parts["taslm"] | {f"quantizer.{key}": value for key, value in parts["quantizer"].items()}
-    _fill(model, weights, "taslm")
+    _fill(model, weights, "language model")
     if weights[f"{LLM}lm_head.weight"] is weights[f"{LLM}model.embed_tokens.weight"]:  # stored once
         model.llm.lm_head.weight = model.llm.model.embed_tokens.weight
     model.tokenizer = read_tokenizer(folder / LLAMA_FOLDER, settings, "text_config", LLAMA, config.llm.vocab_size)

@@ -60,7 +60,10 @@ def read_tensors(folder: Path, prefixes: tuple[str, ...]) -> Tensors:
     names = {path.name for path in folder.glob("*.safetensors")}
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError) as error:
+            raise TasteError(f"{index} is damaged; copy it again.") from error
     if not names:
         raise TasteError(f"there are no *.safetensors files in {folder}; copy the whole checkpoint.")
     tensors = {}

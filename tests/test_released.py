@@ -1,12 +1,11 @@
-"""Original checkpoints: every released tensor is accounted for, what is written comes back, and what is wrong is said.
+"""Original checkpoints: what is written comes back, and what is wrong or missing is said.
 
-Without the released weights, checkpoints in their layout are written here at a tiny size.
+The released weights are not at hand; checkpoints in their layout are written here at a tiny size.
 """
 
 import json
 import subprocess
 import sys
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from taste_min import config, parity, released
+from taste_min import released
 from taste_min.aggregator import Aggregator
 from taste_min.config import (
     AggregatorConfig,
@@ -34,12 +33,11 @@ from taste_min.config import (
 from taste_min.encoder import WhisperEncoder
 from taste_min.errors import TasteError
 from taste_min.flow import Flow
-from taste_min.golden import load_golden
 from taste_min.quantizer import ResidualVQ
-from taste_min.released_account import account
-from taste_min.released_config import HEADS, ROPE, taslm_config, taste_config
+from taste_min.released_account import LISTS
+from taste_min.released_config import HEADS
 from taste_min.released_export import export_original, export_trainer
-from taste_min.released_keys import UNREAD, from_trainer, read_keys, to_original, to_ours, to_trainer
+from taste_min.released_keys import UNREAD, from_trainer, read_keys, to_original, to_trainer
 from taste_min.taslm import Taslm
 from taste_min.taslm_layout import collate
 from taste_min.tokenizer import Taste
@@ -92,10 +90,6 @@ LM_SIZES = TaslmConfig(
 )
 WEIGHTS, VOICE = "model.safetensors", "cosyvoice/voice_generator.pth"
 LM_HEAD = "spoken_lm.language_model.base_model.model.lm_head.weight"
-LISTS = {  # tensors and numbers of each list
-    "released_taste_keys.tsv": (1252, 2_460_231_689),
-    "released_voice_generator_keys.tsv": (1412, 125_335_343),
-}
 
 
 class Speaker:
@@ -195,94 +189,6 @@ def logits(model: Taslm) -> torch.Tensor:
     return torch.cat([output.text_logits.float().flatten(), output.taste.codes.flatten().float()])
 
 
-# --- the released tensors
-
-
-@pytest.mark.parametrize("name", sorted(LISTS))
-def test_every_released_tensor_is_accounted_for(parity_dir, name):
-    found = account(parity_dir / name)
-    assert found.missing == [] and found.unexpected == [] and found.ok
-    assert (len(found.matched), found.numbers) == LISTS[name]
-    assert len(found.unread) == (54 if "taste" in name else 0)  # three networks of nine layers, weight and bias each
-
-
-@pytest.mark.parametrize("change", ["a tensor less", "a tensor more", "another shape", "another type"])
-def test_an_account_notices(parity_dir, tmp_path, change):
-    lines = (parity_dir / "released_voice_generator_keys.tsv").read_text().splitlines()
-    name, shape, dtype = lines[7].split("\t")
-    changed = {
-        "a tensor less": [],
-        "a tensor more": [lines[7], "flow.decoder.estimator.extra.weight\t(3, 4)\ttorch.float32"],
-        "another shape": [f"{name}\t(7,)\t{dtype}"],
-        "another type": [f"{name}\t{shape}\ttorch.float16"],
-    }[change]
-    path = tmp_path / "list.tsv"
-    path.write_text("\n".join(lines[:7] + changed + lines[8:]))
-    found = account(path)
-    assert not found.ok
-    assert bool(found.missing) == (change != "a tensor less")
-    assert bool(found.unexpected) == (change != "a tensor more")
-    assert ("missing" in str(found)) == bool(found.missing)
-
-
-def test_an_account_wants_a_list(tmp_path):
-    with pytest.raises(TasteError, match="no list of tensors"):
-        account(tmp_path / "none.tsv")
-    for text in ("one two three", "flow.a\t(x)\ttorch.float32", "flow.a\t(1,)\ttorch.flat"):
-        (tmp_path / "list.tsv").write_text(text)
-        with pytest.raises(TasteError, match="not a list of tensors"):
-            account(tmp_path / "list.tsv")
-    (tmp_path / "list.tsv").write_text("other.a\t(1,)\ttorch.float32")
-    with pytest.raises(TasteError, match="no tensor of an original"):
-        account(tmp_path / "list.tsv")
-
-
-def test_released_shapes_give_the_sizes_of_the_paper(parity_dir):
-    parts = to_ours({key: value for name in LISTS for key, value in read_keys(parity_dir / name).items()})
-    assert replace(taste_config(parts, {}), name="paper") == config.paper()
-    settings = {
-        "spoken_lm_config": {"delay": 1, "out_llm_module": "continue_latent_linear_last"},
-        "text_config": {"rope_theta": 5e5, "rms_norm_eps": 1e-5, "max_position_embeddings": 131072},
-    }
-    settings["text_config"]["rope_scaling"] = {"rope_type": "llama3"} | ROPE
-    found = taslm_config(parts, settings)
-    assert found.round_rope and replace(found, name="paper", round_rope=False) == config.taslm_paper()
-
-
-@pytest.mark.parametrize(
-    "name, prefix",
-    [
-        ("audio_tower", "audio_tower."),
-        ("rvq", "audio_tower.vq."),
-        ("speech_decoder", "speech_decoder."),
-        ("flow", "flow."),
-        ("hift", "hift."),
-        ("slm_continue_latent_linear_last", "spoken_lm."),
-        ("slm_linear_last", "spoken_lm."),
-        ("slm_multi_linear_last", "spoken_lm."),
-    ],
-)
-def test_original_names_survive_the_way_to_us_and_back(parity_dir, name, prefix):
-    weights = load_golden(parity_dir / f"{name}.safetensors").weights
-    theirs = {prefix + key: value for key, value in weights.items() if not key.startswith(("ref.", "inv_freq"))}
-    if prefix == "spoken_lm.":
-        theirs = {key.replace("spoken_lm.rvq.", "audio_tower.vq.rvq."): value for key, value in theirs.items()}
-    back = to_original(to_ours(theirs))
-    dropped, added = theirs.keys() - back.keys(), back.keys() - theirs.keys()
-    assert {key.split(".")[-1] for key in dropped} <= ({"b_logvar"} if name == "slm_multi_linear_last" else set())
-    assert all(key.startswith(UNREAD) or key == LM_HEAD for key in added)
-    assert all(torch.equal(back[key], theirs[key]) for key in theirs.keys() & back.keys())
-
-
-def test_the_parity_command_reports_the_account(parity_dir, tmp_path, capsys):
-    for name in ("hift.safetensors", "released_voice_generator_keys.tsv"):
-        (tmp_path / name).symlink_to(parity_dir / name)
-    assert parity.command(Namespace(folder=str(tmp_path), json=False)) == 0
-    assert "1412 tensors with 125,335,343 numbers match" in capsys.readouterr().out
-    assert parity.command(Namespace(folder=str(tmp_path), json=True)) == 0
-    assert json.loads(capsys.readouterr().out)["released"][0]["matched"] == 1412
-
-
 # --- there and back
 
 
@@ -338,7 +244,7 @@ def test_an_export_has_the_names_of_the_release(parity_dir, folder):
     def patterns(names):
         return {".".join("N" if part.isdigit() else part for part in name.split(".")) for name in names}
 
-    theirs = [name for list_ in LISTS for name in read_keys(parity_dir / list_)]
+    theirs = [name for path in sorted(parity_dir.glob(LISTS)) for name in read_keys(path)]
     voice = torch.load(folder / VOICE, weights_only=True)
     assert patterns([*load_file(folder / WEIGHTS), *voice]) == patterns(theirs)
 
@@ -360,7 +266,9 @@ def test_a_trainer_file_comes_back(taste, folder, tmp_path):
     assert to_trainer(from_trainer(tensors)).keys() == tensors.keys()
     wav = speech(1.0)
     again = load(path)
-    assert again.flow is None and again.config == replace(SIZES, flow=again.config.flow, vocoder=again.config.vocoder)
+    assert again.flow is None and again.vocoder is None
+    assert (again.config.encoder, again.config.aggregator) == (SIZES.encoder, SIZES.aggregator)
+    assert again.config.unit_decoder == SIZES.unit_decoder
     assert torch.equal(again.encode(wav, TEXT).codes, taste.encode(wav, TEXT).codes)
     torch.save({f"module.{key}": value for key, value in tensors.items()} | {"epoch": 3}, path)  # several devices
     assert same(load(path).unit_decoder, taste.unit_decoder)
@@ -443,7 +351,7 @@ def test_weights_may_be_in_several_files(folder, copy):
     (split / "model-1.safetensors").unlink()
     with pytest.raises(TasteError, match=r"model-1.safetensors is missing"):
         load(split)
-    (split / "model-1.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (split / "model-1.safetensors").write_text("where the file really is\n")
     with pytest.raises(TasteError, match="only a pointer"):
         load(split)
 
@@ -461,7 +369,9 @@ def test_the_rotary_table_is_the_rounded_one_unless_the_export_says_otherwise(ta
 
 def test_the_head_is_what_config_json_says(copy):
     folder = copy(settings=lambda s: s["spoken_lm_config"].update(out_llm_module="linear_last"))
-    with pytest.raises(TasteError, match="the taslm of this checkpoint does not fit: head.linear.weight is missing"):
+    with pytest.raises(
+        TasteError, match="the language model of this checkpoint does not fit: head.linear.weight is missing"
+    ):
         Taslm.from_pretrained(folder)
 
 
@@ -488,7 +398,7 @@ def test_missing_and_foreign_tensors_are_named(copy):
     folder = copy(lambda tensors: {k: v for k, v in tensors.items() if k != "speech_decoder.text_embedding.weight"})
     with pytest.raises(TasteError, match=r"lacks the tensor speech_decoder\.text_embedding\.weight"):
         load(folder)
-    tensors = load_file(folder / WEIGHTS)
+    tensors = {k: v.clone() for k, v in load_file(folder / WEIGHTS).items()}  # not mapped: the file is replaced
     save_file(tensors | {"speech_decoder.text_embedding.weight": torch.zeros(9, 8)}, folder / WEIGHTS)
     with pytest.raises(TasteError, match="vocabularies of aggregator and unit decoder must be equal"):
         load(folder)
@@ -637,7 +547,7 @@ load_taslm(sys.argv[1])  # the tiny one, so that what Python loads once is not c
 before = peak()
 model = load_taslm(sys.argv[2])
 loaded = peak() - before
-total = sum(tensor.view(torch.uint8).sum() for tensor in model.state_dict().values())
+total = sum(tensor.flatten().view(torch.uint8).sum() for tensor in model.state_dict().values())
 print(loaded, peak() - before)
 """
 
