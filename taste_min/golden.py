@@ -1,7 +1,7 @@
 """Golden files: weights (`w.`), inputs (`i.`) and expected outputs (`o.`) of one original module, under original names.
 
 What the golden-tensor checks in parity.py, parity_decoder.py and parity_taslm.py share: reading such a file, comparing
-one output, and turning original key names into ours. Axes: K codebook size, d codebook width.
+one output, and turning original key names into ours.
 """
 
 import json
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from .config import RVQConfig
 from .errors import TasteError
-from .quantizer import ResidualVQ
+from .quantizer import ResidualVQ, rename_original
 
 Tensors = dict[str, torch.Tensor]
 
@@ -83,12 +83,7 @@ def strip_prefix(weights: Tensors, prefix: str) -> Tensors:
 
 
 def load_rvq(config: RVQConfig, weights: Tensors) -> ResidualVQ:
-    """Original names `rvq.layers.0._codebook.embed (1, K, d)` -> ours `layers.0.embed (K, d)`."""
-    ours = {}
-    for key, value in strip_prefix(weights, "rvq.").items():
-        if "_codebook." in key:
-            value = value[0]
-        ours[key.replace("_codebook.", "")] = value.clone()
+    """Weights under original names, `rvq.layers.0._codebook.embed` and so on."""
     model = ResidualVQ(config)
-    model.load_state_dict({key: value for key, value in ours.items() if not key.startswith("mlps.")})
+    model.load_state_dict(rename_original(strip_prefix(weights, "rvq.")))
     return model

@@ -34,6 +34,7 @@ from . import (
 from .config import AggregatorConfig, EncoderConfig, RVQConfig
 from .errors import TasteError
 from .golden import Golden, Row, expand_tables, load_golden, load_rvq, strip_prefix
+from .released_account import LISTS, account
 
 
 def _rvq_config(config: dict) -> RVQConfig:
@@ -183,14 +184,19 @@ def code_lines(modules: list) -> int:
 
 
 def command(args) -> int:
-    """`taste-min parity FOLDER`: a row per output; exit code 1 when any of them differs."""
+    """`taste-min parity FOLDER`: a row per output; exit code 1 when any of them differs.
+
+    Where the folder also lists the tensors of the released checkpoints, these have to be accounted for too.
+    """
     rows, missing = run(args.folder)
+    accounts = [account(path) for path in sorted(Path(args.folder).glob(LISTS))]
     if args.json:
         report = {"rows": [asdict(row) | {"ok": row.ok} for row in rows], "not_implemented_yet": missing}
         report["lines"] = {
             name: {"ours": code_lines(CHECKS[name][1]), "theirs": THEIR_LINES.get(name)}
             for name in sorted({row.file for row in rows})
         }
+        report["released"] = [one.report() for one in accounts]
         print(json.dumps(report, indent=2))
     else:
         print(f"{'file':<33}{'output':<44}{'max |diff|':>12}{'tolerance':>12}")
@@ -202,4 +208,6 @@ def command(args) -> int:
             print(f"{name}: {code_lines(CHECKS[name][1])} lines here, {theirs} in the libraries the original copies")
         for name in missing:
             print(f"{name}: not implemented yet", file=sys.stderr)
-    return 0 if all(row.ok for row in rows) else 1
+        for one in accounts:
+            print(one)
+    return 0 if all(one.ok for one in [*rows, *accounts]) else 1

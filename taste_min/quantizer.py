@@ -169,3 +169,19 @@ class ResidualVQ(nn.Module):
     def bits(self) -> float:
         """Bits per position: R * log2 K, 36 for the paper's sizes."""
         return self.config.n_quantizers * math.log2(self.config.codebook_size)
+
+
+def rename_original(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Original names without the leading `rvq.` -> ours.
+
+    `layers.0._codebook.embed (1, K, d)` becomes `layers.0.embed (K, d)`. Drops the `mlps`, which the original never
+    runs. Running averages that are missing start at the codebook vectors.
+    """
+    ours = {}
+    for key, value in weights.items():
+        if not key.startswith("mlps."):  # dev: dead-mlps
+            ours[key.replace("_codebook.", "")] = value[0] if "_codebook." in key else value
+    for key in [key for key in ours if key.endswith(".embed")]:
+        ours.setdefault(f"{key}_avg", ours[key].clone())
+        ours.setdefault(key.replace(".embed", ".cluster_size"), ours[key].new_ones(len(ours[key])))
+    return ours

@@ -7,11 +7,13 @@ Axes: B batch, T text tokens, W words, N positions = 1 + T + delay, D width of t
 R quantiser layer, K codebook size, d codebook width.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -115,6 +117,8 @@ class Taslm(nn.Module):
     The base weights and the quantizer stay frozen; LoRA, fusion, head and the two padding embeddings are trained.
     """
 
+    tokenizer: Tokenizer | None = None  # of the text model, where the checkpoint brought one
+
     def __init__(self, config: TaslmConfig, quantizer: ResidualVQ, llm: LlamaForCausalLM | None = None):
         """llm: pretrained weights of the sizes in config.llm; they are adapted in place. None: random weights."""
         super().__init__()
@@ -143,6 +147,17 @@ class Taslm(nn.Module):
         self.pad_audio = nn.Parameter(torch.zeros(config.rvq.d_model))
         self.fuse = WeightedSum(config.rvq.d_model, config.llm.d_model)
         self.head = EmbeddingHead(config) if config.head == "embedding" else TokenHead(config)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> "Taslm":
+        """Load an original checkpoint, in eval mode on the CPU: a folder, or a hub id.
+
+        "MediaTek-Research/Llama-1B-TASTE-V0" is the released one. Its config.json decides the head and the delay;
+        `tokenizer` is the text model's. Raises TasteError for unknown names and for files that do not fit.
+        """
+        from .released import load_taslm
+
+        return load_taslm(name)
 
     @property
     def llm(self) -> LlamaForCausalLM:

@@ -18,6 +18,7 @@ from .errors import TasteError
 from .export import TEXT_ONLY, load_parts
 from .flow import Flow
 from .quantizer import ResidualVQ
+from .released_files import is_original
 from .speaker import GE2E, CAMPPlus, load_speaker_encoder
 from .speech_decoder import Decoded, SpeechDecoder
 from .text import TokenizedText, Word, split_words, tokenize
@@ -73,9 +74,14 @@ class Taste(SpeechDecoder):
     def from_pretrained(cls, name: str | Path = "mini") -> "Taste":
         """Load "mini", or a folder of parts that `taste-min train` exported; fetches the frozen networks on first use.
 
-        Parts without a file are None; an aggregator without one is Whisper's decoder, untrained.
-        Raises TasteError for unknown names and for damaged or foreign files.
+        Parts without a file are None; an aggregator without one is Whisper's decoder, untrained. Original checkpoints
+        load too, see released.py: a folder with config.json, a trainer's .pt file, or a hub id such as
+        "MediaTek-Research/Llama-1B-TASTE-V0". Raises TasteError for unknown names and for damaged or foreign files.
         """
+        if is_original(name):
+            from .released import load_taste
+
+            return load_taste(name)
         folder = CHECKPOINTS / name if name == "mini" else Path(name)
         if not folder.is_dir():
             raise TasteError(f"there is no pretrained model called '{name}'; use 'mini' or a folder of exported parts.")
@@ -122,9 +128,8 @@ class Taste(SpeechDecoder):
         token_ids, word_ids = words.token_ids[None].to(self.device), words.word_ids[None].to(self.device)
         lengths = torch.tensor([token_ids.shape[1]], device=self.device)
         frames = torch.tensor([-(-len(wav) // UNIT_SAMPLES)], device=self.device) if self.trim_keys else None
-        output = self.aggregator(
-            token_ids, word_ids, lengths, states.last, states.shallow, need_attention=True, key_lengths=frames
-        )
+        keys, values = (x.to(self.aggregator.layer_norm.weight.dtype) for x in (states.last, states.shallow))
+        output = self.aggregator(token_ids, word_ids, lengths, keys, values, need_attention=True, key_lengths=frames)
         return TowerOutput(words, states, output)
 
     @torch.no_grad()
@@ -158,7 +163,7 @@ class Taste(SpeechDecoder):
             vectors = tower.aggregator.pooled[:, first]  # (1, W, D)
             window_codes, window_embeddings = self._quantized(vectors)
             codes.append(window_codes[0].cpu())  # (W, R)
-            embeddings.append((window_embeddings if quantize else vectors)[0].cpu())  # (W, D)
+            embeddings.append((window_embeddings if quantize else vectors)[0].float().cpu())  # (W, D)
             n_tokens += len(ids)
             words += [Word(word.text, offset + word.start, offset + word.end) for word in heard]
             spoken.append(part)
