@@ -1,7 +1,7 @@
 """The training stages and their settings, as data: what is learnt, from which stage it starts, how long and how fast.
 
 Paper: Adam, lr 1.6e-4, warm-up 5,000 steps, 160 s of audio per GPU and batch, five epochs on 40,000 h. The mini preset
-sees a few hours of speech on two CPU cores, hence smaller batches, a larger rate and a cosine to the end.
+sees an hour or two of speech on two CPU cores, hence smaller batches, a larger rate and a cosine to the end.
 """
 
 from collections.abc import Callable

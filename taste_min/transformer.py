@@ -67,7 +67,6 @@ class RelativeAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.pos_bias_u = nn.Parameter(nn.init.xavier_uniform_(torch.empty(n_heads, d_model // n_heads)))
         self.pos_bias_v = nn.Parameter(nn.init.xavier_uniform_(torch.empty(n_heads, d_model // n_heads)))
-        self.keep_map, self.attention_map = False, None  # with keep_map the last (B, H, T, S) stays in attention_map
 
     def forward(
         self, x: torch.Tensor, table: torch.Tensor | None, mask: torch.Tensor, cache: AttentionCache | None = None
@@ -91,7 +90,6 @@ class RelativeAttention(nn.Module):
         scores = content + shift_distances(by_distance, k.shape[2])  # (B, H, T, S)
         # The most negative number instead of -inf: a row without any key (left padding) stays finite.
         weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
-        self.attention_map = weights if self.keep_map else None
         mixed = self.dropout(weights) @ v  # (B, H, T, D/H)
         return self.linear_out(mixed.transpose(1, 2).flatten(2))  # (B, T, D)
 
