@@ -131,7 +131,8 @@ def frontend(golden: Golden) -> list[Row]:
         golden.row("logmel_first120", audio.log_mel(wav, n_mels=128).T[None, :120]),
         golden.row("n", torch.tensor([len(wav) // audio.HOP])),
         golden.row("s3", audio.log_mel(wav, n_mels=128, pad=False)[None]),
-        golden.row("fbank", audio.kaldi_fbank(wav)),
+        # The logarithm of nearly nothing: float32 is no more exact there, and its last digits depend on the processor.
+        golden.row("fbank", audio.kaldi_fbank(wav), tolerance=1e-4),
     ]
 
 

@@ -104,7 +104,7 @@ def test_a_folder_of_exported_parts_is_a_model(folder, clip):
     table = model.recognizer.whisper.model.decoder.embed_tokens.weight
     assert torch.equal(model.aggregator.embed_tokens.weight, table)  # not in the file
     for part in (model.unit_decoder, model.text_only_decoder):
-        assert part.reader.pieces[model.tokenizer.encode(" not").ids[0]] == " not"  # nor is this
+        assert part.reader.tokenizer is model.tokenizer  # nor is what the tokens spell
     tokens = model.encode(clip[:SAMPLE_RATE], "he was not")
     few = Sampling(max_units=10)
     for text_only in (False, True):
