@@ -200,7 +200,8 @@ def test_every_chapter_left_a_record(smoke_results):
 def test_notebooks_stay_within_their_budget(smoke_results):
     # on a busy machine the wall clock counts other programs too; on an idle one it is the smaller of the two
     seconds = {name: min(one["wall_seconds"], one["cpu_seconds"]) for name, one in smoke_results.items()}
-    assert sum(seconds.values()) < 480, seconds
+    # processors without bfloat16 units are also the slower ones at everything else
+    assert sum(seconds.values()) < (480 if repro.bfloat16_is_fast("cpu") else 720), seconds
     assert max(result["peak_memory_mb"] for result in smoke_results.values()) < 8000
 
 
