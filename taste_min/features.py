@@ -115,7 +115,7 @@ class FeatureExtractor:
             )
         words = tokenize(self.tokenizer, split_words(text))
         low = torchaudio.functional.resample(wav, VOCODER_RATE, SAMPLE_RATE)
-        # Half the time on CPUs with bfloat16 units, for a small change of the states.
+        # Faster on CPUs with bfloat16 units, for a small change of the states.
         # dev: bf16-features
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_is_fast("cpu")):
             states = self.encoder(log_mel(low, self.encoder.config.n_mels)[None], all_layers=True)

@@ -4,7 +4,7 @@ Text tokens and TASTE embeddings pass through an encoder each and are mixed by a
 transformer reads the prompt `[sos, speaker, fused_1 .. fused_N, task]` and continues it with units at 50 Hz.
 
 With `pronounced` (the mini preset) the text takes one position per sound instead of one per token, the vector of a
-word's codes is repeated for its sounds, and a pointer says which sound is due; see phones.py.
+word's codes is repeated for its sounds, and a pointer says which sound is due; see phones.py and pointer.py.
 
 Axes: B batch, N text tokens, L sounds, P = N + 3 prompt positions (pronounced: L + 3), U units, T = P + U positions,
 D width, V = n_units + 1 classes (the last one ends the speech).
