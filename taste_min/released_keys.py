@@ -123,14 +123,7 @@ def _taslm_to_ours(weights: Tensors) -> Tensors:
 
 
 def _taslm_to_original(weights: Tensors) -> Tensors:
-    names = {
-        "pad_text": "pad_text_unit_embed",
-        "pad_audio": "pad_audio_unit_embed",
-        "fuse.": "fuse_for_bridge_in_llm.",
-        "head.mean.": "extract_for_bridge_out_llm.fc_mu.",
-        "head.log_variance": "extract_for_bridge_out_llm.b_logvar",
-        "head.linear.": "extract_for_bridge_out_llm.linear.",
-    }
+    names = {ours: theirs for theirs, ours in taslm.ORIGINAL_NAMES.items()}
     renamed = {}
     for name, value in weights.items():
         if name.startswith("quantizer."):  # stored with the tokenizer

@@ -251,19 +251,21 @@ def build_llm(sizes: LlamaSizes) -> LlamaForCausalLM:
     )
 
 
+ORIGINAL_NAMES = {  # parts of the original names -> ours; everything else is called the same
+    "pad_text_unit_embed": "pad_text",
+    "pad_audio_unit_embed": "pad_audio",
+    "fuse_for_bridge_in_llm.": "fuse.",
+    "extract_for_bridge_out_llm.fc_mu.": "head.mean.",
+    "extract_for_bridge_out_llm.b_logvar": "head.log_variance",
+    "extract_for_bridge_out_llm.linear.": "head.linear.",
+}
+
+
 def rename_original(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Original `spoken_lm.` names (prefix removed) -> ours. The output embedding defaults to the input embedding."""
-    names = {
-        "pad_text_unit_embed": "pad_text",
-        "pad_audio_unit_embed": "pad_audio",
-        "fuse_for_bridge_in_llm.": "fuse.",
-        "extract_for_bridge_out_llm.fc_mu.": "head.mean.",
-        "extract_for_bridge_out_llm.b_logvar": "head.log_variance",
-        "extract_for_bridge_out_llm.linear.": "head.linear.",
-    }
     ours = {}
     for key, value in weights.items():
-        for theirs, name in names.items():
+        for theirs, name in ORIGINAL_NAMES.items():
             key = key.replace(theirs, name)
         ours[key] = value
     prefix = "language_model.base_model.model."
