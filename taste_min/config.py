@@ -98,6 +98,8 @@ class FlowConfig:
     mel_std: float = 1.0
     prior_weight: float = 0.0  # of the loss that pulls mu towards the mel itself
     speaker_in_encoder: bool = False  # the unit encoder hears the speaker too, so that mu can be the speaker's mel
+    pronounced: bool = False  # the unit encoder can also hear which speech sound each unit belongs to
+    sound_dropout: float = 0.25  # share of training samples that hear no sounds
     start_at_mu: bool = False  # paths begin at mu + noise_scale * noise instead of at noise
     noise_scale: float = 1.0
     condition_dropout: float = 0.2  # share of training samples that see no condition
@@ -286,6 +288,7 @@ def mini() -> TasteConfig:
             mel_std=2.5,
             prior_weight=1.0,
             speaker_in_encoder=True,
+            pronounced=True,
             start_at_mu=True,
             noise_scale=0.3,
         ),

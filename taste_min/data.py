@@ -19,7 +19,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .audio import vocoder_mel
 from .errors import TasteError
+from .phones import read_aloud
 from .shards import read_shard_rows
+from .text import split_words
 
 POOL = 512  # utterances that are sorted by length together; larger = less padding, less shuffling
 
@@ -31,6 +33,7 @@ class Batch:
     token_ids, word_ids (B, N), token_lengths (B,). last, values (B, T, D), frame_lengths (B,).
     units (B, U), unit_lengths (B,). speaker_embedding (B, 256). mel (B, M, F), mel_lengths (B,).
     pointer (B, U): the sound that each unit belongs to, see `pointer.sound_path`; None for features without word times.
+    sounds (B, U): the same as index in `phones.SYMBOLS`, 0 = unknown.
     prosody (B, N, 4) at the first token of each word, NaN elsewhere and where unknown; see `features.word_prosody`.
     f0 (B, F) in Hz and wav (B, 256 F) in [-1, 1]: only in the segments of the vocoder. starts (B,): mel frame at which
     each segment begins.
@@ -46,6 +49,7 @@ class Batch:
     units: torch.Tensor | None = None
     unit_lengths: torch.Tensor | None = None
     pointer: torch.Tensor | None = None
+    sounds: torch.Tensor | None = None
     speaker_embedding: torch.Tensor | None = None
     prosody: torch.Tensor | None = None
     mel: torch.Tensor | None = None
@@ -133,7 +137,15 @@ class FeatureStore:
         mels = [self.tensor(i, "mel").T for i in indices]  # (F, M)
         lengths = torch.tensor([len(mel) for mel in mels])
         mel = pad_sequence(mels, batch_first=True).transpose(1, 2)  # (B, M, F)
-        return Batch(mel=mel, mel_lengths=lengths, **self._units(indices))
+        sounds = pad_sequence([self._sounds(i) for i in indices], batch_first=True)  # (B, U)
+        return Batch(mel=mel, mel_lengths=lengths, sounds=sounds, **self._units(indices))
+
+    def _sounds(self, index: int) -> torch.Tensor:
+        """The speech sound of every unit of one utterance, 0 where the features have no word times: (U,)."""
+        pointer = self.tensor(index, "pointer").long()
+        if not len(pointer):
+            return torch.zeros(self.rows[index]["n_units"], dtype=torch.long)
+        return torch.tensor(read_aloud(split_words(self.rows[index]["text"]))[0])[pointer]
 
     def segments(
         self, indices: Sequence[int], n_frames: int, generator: torch.Generator, stretch: float = 1.0

@@ -22,7 +22,8 @@ def add_arguments(parser) -> None:
     """Options of the command."""
     parser.add_argument("manifest", nargs="?", metavar="MANIFEST", help="table with columns audio and text, or `human`")
     parser.add_argument(
-        "--system", help="mini, text-only, no-vq, topline, vocoder, original, or a folder of another system's files"
+        "--system",
+        help="mini, text-only, no-vq, topline, topline-text, vocoder, original, or a folder of another system's files",
     )
     parser.add_argument("--json", metavar="OUT", help="write the result, and resume from OUT.partial")
     parser.add_argument("--weights", default="mini", help="folder of exported parts (default: the shipped ones)")

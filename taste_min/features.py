@@ -32,7 +32,7 @@ from .pointer import sound_path
 from .repro import bfloat16_is_fast
 from .shards import SHARD, read_shard_rows, write_shard
 from .speaker import GE2E, load_speaker_encoder
-from .text import load_tokenizer, split_words, tokenize
+from .text import Word, load_tokenizer, split_words, tokenize
 from .units import MiniUnits
 
 
@@ -162,6 +162,12 @@ def sound_times(wav: torch.Tensor, times: Sequence[tuple]) -> list[list[tuple[fl
     for sound in sounds:
         found[sound.word].append((sound.start, sound.end))
     return found
+
+
+def unit_sounds(wav: torch.Tensor, words: Sequence[Word], n_units: int) -> torch.Tensor:
+    """The speech sound of every unit of a recording (S,) at 16 kHz, as index in `phones.SYMBOLS`: (n_units,)."""
+    texts, times = [word.text for word in words], [(word.text, word.start, word.end) for word in words]
+    return torch.tensor(read_aloud(texts)[0])[sound_path(texts, sound_times(wav, times), n_units)]
 
 
 def word_prosody(mel: torch.Tensor, f0: torch.Tensor, times: Sequence[tuple]) -> torch.Tensor:

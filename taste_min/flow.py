@@ -16,6 +16,7 @@ from torch import nn
 
 from .config import FlowConfig
 from .errors import TasteError
+from .phones import SYMBOLS
 from .transformer import RelativeTransformer
 from .unet import MaskedGroupNorm, UNet, masked
 
@@ -169,6 +170,9 @@ class Flow(nn.Module):
         )
         if config.speaker_in_encoder:
             self.encoder_speaker = nn.Linear(config.d_speaker, config.d_model)
+        if config.pronounced:
+            self.sound_embedding = nn.Embedding(len(SYMBOLS), config.d_model, padding_idx=0)
+            self.neighbours = nn.Conv1d(config.d_model, config.d_model, 7, padding=3)
         self.encoder_proj = nn.Linear(config.d_model, config.n_mels)
         self.length_regulator = LengthRegulator(config.n_mels)
         self.decoder = FlowMatching(config)
@@ -178,7 +182,12 @@ class Flow(nn.Module):
         return (unit_lengths.float() / self.config.unit_rate * self.config.sample_rate / self.config.hop).long()
 
     def encode(
-        self, units: torch.Tensor, unit_lengths: torch.Tensor, frames: torch.Tensor, speaker_embedding: torch.Tensor
+        self,
+        units: torch.Tensor,
+        unit_lengths: torch.Tensor,
+        frames: torch.Tensor,
+        speaker_embedding: torch.Tensor,
+        sounds: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The condition: mu (B, M, F), speaker (B, M), and the mask of the frames (B, 1, F) or None."""
         valid = torch.arange(units.shape[1], device=units.device) < unit_lengths[:, None]  # (B, U)
@@ -186,6 +195,11 @@ class Flow(nn.Module):
         x = self.input_embedding(units.clamp(min=0))  # (B, U, D)
         if self.config.speaker_in_encoder:
             x = x + self.encoder_speaker(speaker_embedding)[:, None]  # dev: mu-loss
+        if self.config.pronounced:
+            # dev: flow-hears-sounds
+            x = x if sounds is None else x + self.sound_embedding(sounds)
+            x = x * valid[..., None]
+            x = x + F.gelu(self.neighbours(x.transpose(1, 2))).transpose(1, 2)
         hidden = self.encoder(x, valid)  # (B, U, D)
         mask = length_mask(frames, int(frames.max()))
         mu = self.length_regulator(self.encoder_proj(hidden).transpose(1, 2), unit_lengths, frames, mask)
@@ -200,17 +214,20 @@ class Flow(nn.Module):
         speaker_embedding: torch.Tensor,
         generator: torch.Generator | None = None,
         prior_only: bool = False,
+        sounds: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Training loss (scalar): flow matching, plus `prior_weight` times the distance of mu, or `prior_only` this.
 
-        units: (B, U), mel: (B, M, F) from `audio.vocoder_mel`, speaker_embedding: (B, S).
+        units: (B, U), mel: (B, M, F) from `audio.vocoder_mel`, speaker_embedding: (B, S). sounds: as in `generate`.
 
         Units and mel are padded on the right with anything; the units are stretched to the mel's true length.
         """
         config = self.config
         # dev: mel-normalised
         mel = (mel[:, :, : int(mel_lengths.max())] - config.mel_mean) / config.mel_std
-        mu, speaker, mask = self.encode(units, unit_lengths, mel_lengths, speaker_embedding)
+        if sounds is not None and self.training:  # so that units alone can be spoken too
+            sounds = sounds * (torch.rand(len(sounds), 1, device=sounds.device) >= config.sound_dropout)
+        mu, speaker, mask = self.encode(units, unit_lengths, mel_lengths, speaker_embedding, sounds)
         # Teaches the unit encoder directly what the U-Net would teach it slowly (as in Grad-TTS).
         # dev: mu-loss
         prior = masked(mu.float() - mel, mask).square().sum() / (mel_lengths.sum() * mel.shape[1])
@@ -229,8 +246,12 @@ class Flow(nn.Module):
         n_timesteps: int | None = None,
         guidance: float | None = None,
         one_batch: bool = True,
+        sounds: torch.Tensor | None = None,
     ) -> Mel:
         """Mel spectrograms of units (B, U), 50 per second. Call in eval mode.
+
+        sounds: (B, U) index in `phones.SYMBOLS` of the speech sound that each unit belongs to, 0 = unknown; None = all
+        unknown. A flow that is not `pronounced` hears only the units.
 
         noise: (B, M, F) with F = max(n_frames(unit_lengths)), drawn from `generator` when not given.
         n_timesteps, guidance: the configuration's unless given. Raises TasteError when a row is too short to speak.
@@ -238,7 +259,7 @@ class Flow(nn.Module):
         frames = self.n_frames(unit_lengths)  # (B,)
         if int(frames.min()) < 1:
             raise TasteError("there are no units to turn into speech; give at least one unit per utterance.")
-        mu, speaker, mask = self.encode(units, unit_lengths, frames, speaker_embedding)
+        mu, speaker, mask = self.encode(units, unit_lengths, frames, speaker_embedding, sounds)
         if noise is None:
             noise = torch.randn(mu.shape, generator=generator, device=mu.device)
         if noise.shape != mu.shape:

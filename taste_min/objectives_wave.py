@@ -45,11 +45,15 @@ class FlowObjective(nn.Module):
         return {
             "flow_loss": (self._loss(batch, seeded) * frames, frames),
             "prior_loss": (self._loss(batch, prior_only=True) * frames, frames),
+            "units_only_prior_loss": (self._loss(replace(batch, sounds=None), prior_only=True) * frames, frames),
         }
 
     def _loss(self, batch: Batch, generator: torch.Generator | None = None, prior_only: bool = False) -> torch.Tensor:
         speaker = batch.speaker_embedding
-        return self.flow(batch.units, batch.unit_lengths, batch.mel, batch.mel_lengths, speaker, generator, prior_only)
+        lengths = batch.unit_lengths, batch.mel_lengths
+        return self.flow(
+            batch.units, lengths[0], batch.mel, lengths[1], speaker, generator, prior_only, sounds=batch.sounds
+        )
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         pass
@@ -111,7 +115,7 @@ class VocoderObjective(nn.Module):
         # dev: vocoder-after-flow
         batch, flow = store.units_and_mel(indices), self.flow.eval()
         batch = batch.to(flow.encoder_proj.weight.device)
-        mu, *_ = flow.encode(batch.units, batch.unit_lengths, batch.mel_lengths, batch.speaker_embedding)
+        mu, *_ = flow.encode(batch.units, batch.unit_lengths, batch.mel_lengths, batch.speaker_embedding, batch.sounds)
         mu = mu.cpu() * flow.config.mel_std + flow.config.mel_mean
         return torch.stack([row[:, s : s + self.n_pitch_frames] for row, s in zip(mu, starts.tolist(), strict=False)])
 

@@ -93,6 +93,11 @@ class Pointer:
         """Whether the last sound or the pause after it is due: (B,)."""
         return self.at >= self.sounds.lengths - 2
 
+    @property
+    def due(self) -> torch.Tensor:
+        """The sound that is due, as index in `phones.SYMBOLS`: (B,)."""
+        return self.sounds.symbols.gather(1, self.at[:, None])[:, 0]
+
     def heard(self, place: Place) -> torch.Tensor:
         """(B, 1, D)"""
         due = pick(self.fused, self.at[:, None])

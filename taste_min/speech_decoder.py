@@ -120,8 +120,14 @@ class SpeechDecoder(nn.Module):
         for tokens, written in zip(many, many_units, strict=True):
             speaker = tokens.speaker_embedding if speaker_embedding is None else speaker_embedding
             pieces = [
-                self.synthesize(units[:length], speaker, seed, n_timesteps)
-                for units, length in zip(written.units, written.lengths, strict=True)
+                self.synthesize(
+                    written.units[i, :length],
+                    speaker,
+                    seed,
+                    n_timesteps,
+                    None if written.sounds is None else written.sounds[i, :length],
+                )
+                for i, length in enumerate(written.lengths.tolist())
             ]
             wav, units = torch.cat([piece.wav for piece in pieces]), torch.cat([piece.units for piece in pieces])
             mel = torch.cat([piece.mel for piece in pieces], dim=1)  # (M, F)
@@ -166,20 +172,27 @@ class SpeechDecoder(nn.Module):
                 sampling,
                 generator,
             )
-            lengths = result.lengths.tolist()
-            for i, units, length, ended in zip(chosen, result.units.cpu(), lengths, result.ended.cpu(), strict=True):
-                written[i] = units[:length], ended
+            for row, i in enumerate(chosen):
+                length = int(result.lengths[row])
+                sounds = None if result.sounds is None else result.sounds[row, :length].cpu()
+                written[i] = result.units[row, :length].cpu(), result.ended[row].cpu(), sounds
         for i, owner in enumerate(owners):
             rows[owner].append(written[i])
         return [_join(pieces) for pieces in rows]
 
     @torch.no_grad()
     def synthesize(
-        self, units: torch.Tensor, speaker_embedding: torch.Tensor, seed: int = 0, n_timesteps: int | None = None
+        self,
+        units: torch.Tensor,
+        speaker_embedding: torch.Tensor,
+        seed: int = 0,
+        n_timesteps: int | None = None,
+        sounds: torch.Tensor | None = None,
     ) -> Decoded:
         """Speech from units (U,) and a speaker: flow and vocoder alone. Units of a recording give the paper's topline.
 
-        Raises TasteError for no units, or units of another model.
+        sounds: (U,) the speech sound of each unit, where known; see `Flow.generate`. Raises TasteError for no units, or
+        units of another model.
         """
         flow = self.part("flow")
         if len(units) and not 0 <= int(units.min()) <= int(units.max()) < self.config.flow.n_units:
@@ -190,6 +203,7 @@ class SpeechDecoder(nn.Module):
             self._speaker(speaker_embedding)[None].to(self.device),
             generator=torch.Generator(self.device).manual_seed(seed),
             n_timesteps=n_timesteps,
+            sounds=None if sounds is None else sounds[None].to(self.device),
         )
         mel = generated.mel[0].cpu()  # (M, F)
         return Decoded(self.vocode(mel, seed), self.config.vocoder.sample_rate, units.cpu(), mel)
@@ -208,8 +222,9 @@ class SpeechDecoder(nn.Module):
         return embedding.float().cpu()
 
 
-def _join(pieces: list[tuple[torch.Tensor, torch.Tensor]]) -> GeneratedUnits:
-    """Pieces of one utterance, each (units (U,), ended ()), as the rows of one result."""
-    units, ended = zip(*pieces, strict=True)
+def _join(pieces: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]) -> GeneratedUnits:
+    """Pieces of one utterance, each (units (U,), ended (), sounds (U,) or None), as the rows of one result."""
+    units, ended, sounds = zip(*pieces, strict=True)
     lengths = torch.tensor([len(row) for row in units])
-    return GeneratedUnits(pad_sequence(units, batch_first=True, padding_value=-1), lengths, torch.stack(ended))
+    sounds = None if sounds[0] is None else pad_sequence(sounds, batch_first=True)
+    return GeneratedUnits(pad_sequence(units, batch_first=True, padding_value=-1), lengths, torch.stack(ended), sounds)

@@ -3,6 +3,8 @@
     original    the recording itself
     vocoder     its mel spectrogram -> vocoder
     topline     its speech units -> flow -> vocoder; the best that any unit decoder could reach
+    topline-text    the same, but the flow also hears which sound of the text each unit belongs to, as it does from the
+                mini unit decoder
     no-vq       text and continuous TASTE vectors -> unit decoder -> flow -> vocoder
     mini        text and TASTE codes -> the same; also the system for other weights (`--weights`)
     text-only   text alone, through the unit decoder that was trained without codes
@@ -11,6 +13,7 @@
 Axes: S samples.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +26,16 @@ import torchaudio
 from .audio import SAMPLE_RATE, VOCODER_RATE, read_audio, vocoder_mel
 from .bitrate import unit_bitrate
 from .errors import TasteError
+from .features import unit_sounds
+from .metrics import word_times
 from .recordings import Recording
+from .text import split_words, tokenize
 
 if TYPE_CHECKING:
     from .tokenizer import Taste
     from .tokens import TasteTokens
 
-SYSTEMS = ("mini", "text-only", "no-vq", "topline", "vocoder", "original")
+SYSTEMS = ("mini", "text-only", "no-vq", "topline", "topline-text", "vocoder", "original")
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class System:
             return [Spoken(self.taste.vocode(mel, seed), VOCODER_RATE) for mel in mels]
         if self.name == "topline":
             return [self._topline(recording.load(), seed) for recording in recordings]
+        if self.name == "topline-text":
+            return [self._topline(recording.load(), seed, recording.text) for recording in recordings]
         if self.name not in SYSTEMS:
             return [self._from_file(recording) for recording in recordings]
         quantize = self.name == "mini"
@@ -86,10 +94,15 @@ class System:
             for one, speech in zip(tokens, decoded, strict=True)
         ]
 
-    def _topline(self, wav: torch.Tensor, seed: int) -> Spoken:
-        units = self.taste.unit_ids(wav)
-        speech = self.taste.synthesize(units, self.taste.speaker_encoder.speaker_embedding(wav), seed)
-        return Spoken(speech.wav, speech.sample_rate, unit_bitrate(len(units), self.taste.config.flow.n_units))
+    def _topline(self, wav: torch.Tensor, seed: int, text: str | None = None) -> Spoken:
+        """With a text that the aligner cannot find in the recording, no sound is known."""
+        units, config, sounds, n_tokens = self.taste.unit_ids(wav), self.taste.config, None, 0
+        if text is not None:
+            words, n_tokens = word_times(wav, text), len(tokenize(self.taste.tokenizer, split_words(text)).token_ids)
+            sounds = None if words is None else unit_sounds(wav, words, len(units))
+        speech = self.taste.synthesize(units, self.taste.speaker_encoder.speaker_embedding(wav), seed, sounds=sounds)
+        bits = unit_bitrate(len(units), config.flow.n_units) + n_tokens * math.log2(config.aggregator.vocab_size)
+        return Spoken(speech.wav, speech.sample_rate, bits)
 
     def _bits(self, tokens: "TasteTokens") -> float | None:
         """Text and codes; the speaker embedding is not counted (paper section 4.1)."""

@@ -47,11 +47,15 @@ class UnitPrediction:
 
 @dataclass(frozen=True)
 class GeneratedUnits:
-    """units: (B, U) int64, -1 after the end. lengths: (B,). ended: (B,) bool, False = cut at the length limit."""
+    """units: (B, U) int64, -1 after the end. lengths: (B,). ended: (B,) bool, False = cut at the length limit.
+
+    sounds: (B, U) the speech sound of each unit as index in `phones.SYMBOLS`, None without a pointer.
+    """
 
     units: torch.Tensor
     lengths: torch.Tensor
     ended: torch.Tensor
+    sounds: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -320,7 +324,7 @@ class UnitDecoder(nn.Module):
 
         caches = self.llm.new_caches()
         one = valid.new_ones(len(sizes), 1)
-        drawn = []
+        drawn, due = [], []
         ended = valid.new_zeros(len(sizes))
         lengths = torch.zeros_like(longest)
         pointer = Pointer(prompts.sounds, prompts.fused) if self.config.pronounced else None
@@ -331,6 +335,7 @@ class UnitDecoder(nn.Module):
             too_early = step < shortest
             if pointer:
                 too_early = too_early | ~pointer.near_end
+                due.append(pointer.due)
                 pointer.move(self.step_decoder(hidden))
             token = sample_units(self.llm_decoder(hidden), too_early, sampling, generator)  # (B,)
             running = ~ended & (step < longest)
@@ -343,7 +348,8 @@ class UnitDecoder(nn.Module):
             x = self.speech_embedding(token.clamp(max=self.end_of_speech - 1))[:, None].to(x)  # (B, 1, D)
             valid = torch.cat((valid, one), dim=1)
         units = torch.stack(drawn, dim=1)[:, : int(lengths.max())]  # (B, U)
-        return GeneratedUnits(units, lengths, ended)
+        sounds = torch.stack(due, dim=1)[:, : units.shape[1]] if due else None
+        return GeneratedUnits(units, lengths, ended, sounds)
 
     @staticmethod
     def _audio(taste_embeddings: torch.Tensor | None, text_only: bool) -> torch.Tensor | None:

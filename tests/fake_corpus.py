@@ -34,7 +34,7 @@ def make_features(folder: Path, n: int = 40, splits: tuple[str, ...] = ("train",
         f = fake_features(i, 4 + i % 5, 20 + 3 * (i % 7))
         lengths = {"n_tokens": len(f["token_ids"]), "n_frames": len(f["last"]), "n_units": len(f["units"])}
         rows.append({"id": f"u{i}", "split": splits[i % len(splits)], "speaker": "a", "style": "", "seconds": 1.0})
-        rows[-1] |= {"text": "a b", "n_sounds": 5, "n_mels": f["mel"].shape[1], **lengths}
+        rows[-1] |= {"text": "big bird", "n_sounds": 9, "n_mels": f["mel"].shape[1], **lengths}
         features.append(f)
     for k in range(0, n, SHARD):
         write_shard(

@@ -12,6 +12,7 @@ from taste_min.data import BatchOrder, FeatureStore
 from taste_min.errors import TasteError
 from taste_min.features import build, read_manifest
 from taste_min.frame_labels import Phone
+from taste_min.phones import SYMBOLS
 from taste_min.pointer import sound_path
 from taste_min.shards import read_shard_rows, write_shard
 
@@ -60,6 +61,9 @@ def test_batches_are_padded_and_keep_their_lengths(folder):
     assert store.text_and_units([0], None).last is None  # text-only training reads no audio
     flow = store.units_and_mel([0, 3])
     assert flow.mel.shape == (2, 80, int(flow.mel_lengths.max()))
+    said = [SYMBOLS[i] for i in flow.sounds[1, : flow.unit_lengths[1]]]
+    assert said == [sound for sound in (" ", "B", "IH", "G", " ", "B", "ER") for _ in range(5)][: len(said)]
+    assert len(said) > 25 and not flow.sounds[0, flow.unit_lengths[0] :].any()
 
 
 def test_segments_cut_mel_f0_and_waveform_at_the_same_place(folder):

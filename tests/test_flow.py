@@ -12,6 +12,7 @@ from taste_min.config import FlowConfig, mini, paper, tiny
 from taste_min.errors import TasteError
 from taste_min.flow import Flow, FlowMatching, cosine_time, length_mask, stretch
 from taste_min.golden import load_golden
+from taste_min.phones import SYMBOLS
 from taste_min.unet import MaskedGroupNorm, UNet
 
 CONFIG = tiny().flow
@@ -63,6 +64,43 @@ def test_stretch_takes_the_same_positions_as_interpolate():
 def test_length_mask_is_none_when_nothing_is_padded():
     assert length_mask(torch.tensor([4, 4]), 4) is None
     assert length_mask(torch.tensor([4, 2]), 4).tolist() == [[[1, 1, 1, 1]], [[1, 1, 0, 0]]]
+
+
+# --- the sounds of units
+
+
+def test_a_pronounced_flow_hears_the_sound_of_every_unit(batch):
+    torch.manual_seed(1)
+    model = Flow(replace(CONFIG, pronounced=True)).eval()
+    frames, sounds = model.n_frames(batch["unit_lengths"]), torch.randint(1, len(SYMBOLS), (2, 12))
+
+    def mu(**changed) -> torch.Tensor:
+        return model.encode(*({**batch, "frames": frames} | changed).values())[0]
+
+    batch = {"units": batch["units"], "unit_lengths": batch["unit_lengths"], "frames": frames} | batch
+    with torch.no_grad():
+        known, unknown = mu(sounds=sounds), mu(sounds=None)
+        assert torch.equal(unknown, mu(sounds=torch.zeros_like(sounds)))
+        assert (known - unknown).abs().max() > 1e-2
+        elsewhere = sounds.clone()
+        elsewhere[1, 7:] = 3  # the padding of the second utterance
+        assert torch.equal(known, mu(sounds=elsewhere))
+    assert "sound_embedding.weight" not in Flow(CONFIG).state_dict()  # the original has no such table
+
+
+def test_some_training_samples_hear_no_sounds(batch):
+    torch.manual_seed(1)
+    model = Flow(replace(CONFIG, pronounced=True, dropout=0.0, sound_dropout=0.5, prior_weight=1.0))
+    mel, lengths = torch.zeros(2, 80, 20), model.n_frames(batch["unit_lengths"])
+    arguments = batch["units"], batch["unit_lengths"], mel, lengths, batch["speaker_embedding"]
+    sounds = torch.randint(1, len(SYMBOLS), (2, 12))
+
+    def losses() -> set[float]:
+        return {round(model(*arguments, prior_only=True, sounds=sounds).item(), 6) for _ in range(40)}
+
+    assert len(losses()) == 4  # both rows with sounds, either, none
+    model.eval()
+    assert len(losses()) == 1
 
 
 # --- U-Net

@@ -216,6 +216,7 @@ def test_cached_generation_equals_repeated_full_computation(model, batch):
                 units = torch.cat((units, full.logits[:, -2, : CONFIG.n_units].argmax(-1, keepdim=True)), dim=1)
                 follow.move(full.step_logits[:, -2])
         assert torch.equal(result.units, units) and max(path) > 2
+        assert torch.equal(result.sounds, prompts.sounds.symbols[:, path])
 
 
 def test_speech_ends_at_the_end_of_the_text_only(model, batch):
