@@ -37,6 +37,7 @@ NEURAL = {
     "mimi": ("MimiModel", "kyutai/mimi", 8),
     "dac": ("DacModel", "descript/dac_16khz", 2),
 }
+SPEECHTOKENIZER_FILES = "give --weights a folder with the config.json and SpeechTokenizer.pt of SpeechTokenizer."
 PEERS = ("opus", "codec2", *NEURAL, "speechtokenizer")
 
 
@@ -154,11 +155,11 @@ class SpeechTokenizerPeer:
         except ImportError as error:
             packages = "speechtokenizer beartype tensorboard"  # it imports the last two without asking for them
             raise TasteError(f"speechtokenizer needs its own package; run `pip install {packages}`.") from error
-        weights = next(iter(sorted(Path(folder).rglob("SpeechTokenizer.pt"))), Path("none"))
-        config = weights.with_name("config.json")
-        if not config.is_file():
-            raise TasteError("give --weights a folder with the config.json and SpeechTokenizer.pt of SpeechTokenizer.")
-        model = SpeechTokenizer.load_from_checkpoint(str(config), str(weights))
+        configs = [file.with_name("config.json") for file in sorted(Path(folder).rglob("SpeechTokenizer.pt"))]
+        config = next(filter(Path.is_file, configs), None)
+        if config is None:
+            raise TasteError(SPEECHTOKENIZER_FILES)
+        model = SpeechTokenizer.load_from_checkpoint(str(config), str(config.with_name("SpeechTokenizer.pt")))
         model.codebook_size = json.loads(config.read_text())["codebook_size"]
         return cls(model, n_codebooks)
 
@@ -187,7 +188,7 @@ def load_peer(name: str, weights: str | None = None, device: str = "cpu") -> Pee
         return Opus(n) if kind == "opus" else Codec2(n)
     if kind == "speechtokenizer":
         if weights is None:
-            raise TasteError("give --weights a folder with the config.json and SpeechTokenizer.pt of SpeechTokenizer.")
+            raise TasteError(SPEECHTOKENIZER_FILES)
         return SpeechTokenizerPeer.load(weights, n or 4)
     import transformers
 
