@@ -11,6 +11,7 @@ Axes: S samples.
 import contextlib
 import functools
 import io
+import logging
 from importlib.util import find_spec
 
 import torch
@@ -39,6 +40,8 @@ def _visqol():
         from visqol import VisqolApi
     except ImportError as error:
         raise TasteError(how_to_install("visqol")) from error
+    # it warns of every recording that a system says faster or slower
+    logging.getLogger("visqol").setLevel(logging.ERROR)
     api = VisqolApi()
     api.create(mode="speech", use_lattice_model=False)  # the polynomial mapping, whatever else is installed
     return api

@@ -24,7 +24,7 @@ Row = dict
 class Side:
     """One recording. wav: (S,) at 16 kHz. words, sound: its words, None where the text was not found in it.
 
-    voice: speaker embedding. scores: predicted quality by name. Silence has neither, and no words.
+    voice: speaker embedding. scores: predicted quality by name. Silence has no words, no voice and no scores.
     """
 
     wav: torch.Tensor
