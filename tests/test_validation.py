@@ -42,6 +42,10 @@ def test_the_evaluator_reproduces_the_table(recorded, cells):
     assert recorded["n_within"] == len(cells) - len(outside)
 
 
+def test_the_page_shows_what_was_recorded(recorded):
+    assert tool.page_tables(recorded["cells"]) in (tool.ROOT / "book" / "evaluator.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("ours", "reference", "within"),
     [(0.9423, 0.91, True), (0.944, 0.91, True), (0.9551, 0.91, False), (0.88, 0.91, True), (0.874, 0.91, False)],

@@ -5,7 +5,8 @@
 Reference values stand in tests/demo_table.json: reconstruction by six systems and the recordings themselves (the demo
 beside table 1, paper section 4.2) and text-aligned editing (section 4.4). Every file is measured by what
 `taste-min evaluate` uses; the comparison goes to results/full/evaluator_validation.json with the rows that it derives
-from. Five utterances are consistent with a paper, they prove nothing. Needs `pip install 'taste_min[peers]'`.
+from, and is printed as the tables of book/evaluator.md. Five utterances are consistent with a paper, they prove
+nothing. Needs `pip install 'taste_min[peers]'`.
 
 Axes: none; a cell is one metric of one system.
 """
@@ -37,6 +38,16 @@ COLUMNS = {
     "speaker": ("speaker_similarity", 0.03),
 }
 EDIT_TOLERANCE = 0.05
+HEADS = ("DNSMOS P.808", "ViSQOL", "durations within 50 ms", "within 25 ms", "word F0", "speaker")
+NAMES = {
+    "orig": "recording",
+    "enc4": "Encodec 4",
+    "sptkn4": "SpeechTokenizer 4",
+    "mimi8": "Mimi 8",
+    "s3": "S3 units",
+    "text": "text-only",
+    "taste": "TASTE",
+}
 SKIP = ["distillmos"]  # there is no column to compare it with
 PACKAGES = ("librosa", "pocketsphinx", "speechmos", "visqol-python")
 DEFINITIONS = {
@@ -67,6 +78,22 @@ def compare(rows: list[dict], edits: list[dict]) -> list[dict]:
     for metric, value in TABLE["edits"]["reference"].items():
         cells.append(cell("edits", metric, value, EDIT_TOLERANCE, own[metric]["value"]))
     return cells
+
+
+def page_tables(cells: list[dict]) -> str:
+    """The tables of book/evaluator.md: ours / reference."""
+    found = {(one["system"], one["metric"]): one for one in cells}
+
+    def text(system: str, metric: str) -> str:
+        one = found.get((system, metric))
+        return f"{one['ours']:.2f} / {one['reference']:.2f}{'' if one['within'] else ' (outside)'}" if one else ""
+
+    lines = ["```{csv-table} Reconstruction: ours / reference", f":header: {', '.join(['system', *HEADS])}", ""]
+    for system, name in NAMES.items():
+        lines.append(", ".join([name, *(text(system, column) for column in COLUMNS)]).rstrip())
+    edits = ", ".join(text("edits", metric) for metric in TABLE["edits"]["reference"])
+    lines += ["```", "", "```{csv-table} Median transfer coefficient of word durations: ours / reference"]
+    return "\n".join([*lines, ":header: swapped words, other words", "", edits, "```"])
 
 
 def measure_utterance(demo: Path, name: str, speaker_encoder: GE2E) -> list[dict]:
@@ -121,9 +148,7 @@ def main() -> None:
     used = versions() | {package: metadata.version(package) for package in PACKAGES}
     result["run"] = {"commit": commit(), "seconds": round(time.monotonic() - started, 1), "versions": used}
     write_json(args.out, result)
-    for one in cells:
-        if not one["within"]:
-            print(f"outside: {one['system']} {one['metric']}: {one['ours']:.3f}, reference {one['reference']:.2f}")
+    print(page_tables(cells))
     print(f"{result['n_within']} of {result['n_cells']} cells within tolerance: {args.out.name}")
 
 
