@@ -26,7 +26,7 @@ OPTIONAL = {"visqol": ("visqol-python", "peers"), "distillmos": ("distillmos", "
 def how_to_install(score: str) -> str:
     """What a score of OPTIONAL needs, as one sentence."""
     package, extra = OPTIONAL[score]
-    return f"{score} needs {package}; run `pip install 'taste_min[{extra}]'`."
+    return f"the score {score} needs the package {package}; run `pip install 'taste_min[{extra}]'`."
 
 
 def not_installed() -> list[str]:

@@ -153,7 +153,10 @@ def test_the_command_writes_metrics_rows_and_facts(workplace, capsys):
 def test_a_score_whose_package_is_missing_is_left_out_and_said_to_be(workplace, capsys, monkeypatch):
     monkeypatch.setattr(quality, "not_installed", lambda: ["visqol"])
     result = run(workplace, "--limit", "2", system="vocoder")
-    assert "left out: visqol needs visqol-python; run `pip install 'taste_min[peers]'`." in capsys.readouterr().out
+    assert (
+        "left out: the score visqol needs the package visqol-python; run `pip install 'taste_min[peers]'`."
+        in capsys.readouterr().out
+    )
     assert "visqol" not in result and result["distillmos"]["value"] == 4 and result["run"]["skip"] == ["visqol"]
 
 
