@@ -1,30 +1,39 @@
 """How good a system is on recordings with known texts: one row per utterance, metrics with intervals, differences.
 
-The paper's reconstruction table (section 4.2, table 1) with the prosody of words beside it. A metric is a function of
-sums over rows (bootstrap.py), so every reported number derives again from the rows. Recordings of the same text are
-not independent and are drawn together.
+The paper's reconstruction table (section 4.2, table 1) with the prosody of words beside it, and its editing experiment
+(section 4.4). A metric is a function of sums over rows, a transfer coefficient a median of their values (bootstrap.py,
+transfer.py), so every reported number derives again from the rows. Recordings of the same text are not independent and
+are drawn together.
 
 Axes: G groups of recordings with one text, C columns of sums.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import numpy as np
 import torch
 
 from . import metrics
-from .audio import N_FFT, SAMPLE_RATE, SILENCE, WINDOW_SECONDS
-from .bootstrap import Interval, bca_interval, correlation, excess, merge_groups, paired_difference, ratio
+from .audio import N_FFT, SAMPLE_RATE, WINDOW_SECONDS
+from .bootstrap import (
+    Interval,
+    bca_interval,
+    correlation,
+    excess,
+    grouped_interval,
+    merge_groups,
+    paired_difference,
+    ratio,
+)
 from .errors import TasteError
 from .judge import Judge
 from .recordings import Recording
+from .sides import Row, compare_edit, compare_sides, is_silent, listen, predicted
 from .speaker import GE2E, CAMPPlus
 from .systems import Spoken, System
 
 LONGEST_COLUMN = 100  # characters; longer columns of the manifest are not copied into the result
-
-Row = dict
 
 
 def _products(name: str) -> Callable[[Row], tuple | None]:
@@ -56,66 +65,44 @@ METRICS = {
     "word_energy_correlation": (correlation, _products("word_energy_db")),
     "dnsmos_p808": (ratio, _columns("dnsmos_p808", "1")),
     "dnsmos_p808_above_original": (excess, _columns("dnsmos_p808", "dnsmos_p808_original", "1")),
+    "visqol": (ratio, _columns("visqol", "1")),
+    "distillmos": (ratio, _columns("distillmos", "1")),
+    "distillmos_above_original": (excess, _columns("distillmos", "distillmos_original", "1")),
     "speaker_similarity": (ratio, _columns("speaker_similarity", "1")),
     "bits_per_second": (ratio, _columns("bits", "seconds_original")),
 }
-LABELS = {"speaker_similarity": "cosine of GE2E embeddings, not the paper's model: it is high for every codec"}
-
-
-def _numbers(values: np.ndarray, digits: int = 4) -> list:
-    return [round(float(value), digits) if np.isfinite(value) else None for value in values]
-
-
-def measure(original: torch.Tensor, spoken: torch.Tensor, text: str, speaker_encoder: CAMPPlus | GE2E) -> Row:
-    """Compare what a system said (S,) with the recording (S,), both at 16 kHz. Counts and per-word values.
-
-    Where the system's speech cannot be aligned, none of its words counts as consistent and it has no word values;
-    where the recording cannot, nothing about words is measured. Silence has no predicted quality and no speaker.
-    """
-    words = {"original": metrics.word_times(original, text), "system": None}
-    row: Row = {"dnsmos_p808_original": round(metrics.dnsmos_p808(original), 4)}
-    if not is_silent(spoken):
-        words["system"] = metrics.word_times(spoken, text)
-        row["dnsmos_p808"] = round(metrics.dnsmos_p808(spoken), 4)
-        voices = [speaker_encoder.speaker_embedding(wav) for wav in (original, spoken)]
-        row["speaker_similarity"] = round(float(voices[0] @ voices[1]), 4)
-    row["aligned"] = {side: found is not None for side, found in words.items()}
-    if words["original"] is None:
-        return row
-    row["timed_words"] = len(words["original"])
-    row |= {f"within_{1000 * tolerance:.0f}ms": 0 for tolerance in metrics.TOLERANCES}
-    if words["system"] is None:
-        return row
-    sounds = [metrics.word_sound(wav, words[side]) for side, wav in (("original", original), ("system", spoken))]
-    for tolerance in metrics.TOLERANCES:
-        seconds = [sound.seconds for sound in sounds]
-        row[f"within_{1000 * tolerance:.0f}ms"] = metrics.consistent(*seconds, tolerance)
-    row["word_seconds"] = [_numbers(sound.seconds) for sound in sounds]
-    row["word_log_f0"] = [_numbers(sound.log_f0) for sound in sounds]
-    row["word_energy_db"] = [_numbers(sound.energy, 2) for sound in sounds]
-    return row
+# median over words; a row holds the list of its words' coefficients
+MEDIANS = tuple(f"{what}_transfer_{words}" for what in ("duration", "f0") for words in ("swapped", "unswapped"))
+LABELS = {
+    "distillmos": "DistillMOS, in the place of the paper's UTMOS: another model, not to be compared with its numbers",
+    "speaker_similarity": "cosine of GE2E embeddings, not the paper's model: it is high for every codec",
+    "visqol": "speech mode, polynomial mapping; another timing of the words lowers it too",
+}
 
 
 def _other_columns(recording: Recording) -> dict[str, str]:
     """What else the manifest says, without long columns and without where the file lies."""
-    known = ("id", "audio", "text")
+    known = ("id", "audio", "text", "reference", "donor")
     return {k: v for k, v in recording.columns.items() if k not in known and len(v) <= LONGEST_COLUMN}
 
 
-def is_silent(wav: torch.Tensor) -> bool:
-    return len(wav) < SAMPLE_RATE // 10 or bool(wav.abs().max() < SILENCE)
-
-
 def evaluate_batch(
-    system: System, recordings: list[Recording], judge: Judge, speaker_encoder: CAMPPlus | GE2E, seed: int
+    system: System,
+    recordings: list[Recording],
+    judge: Judge,
+    speaker_encoder: CAMPPlus | GE2E,
+    seed: int,
+    skip: Sequence[str] = (),
 ) -> tuple[list[Row], list[Spoken]]:
-    """Let a system say some recordings and measure every one."""
-    originals = [recording.load() for recording in recordings]
+    """Let a system say some recordings and measure every one. skip: scores to leave out."""
+    originals = [recording.load_reference() for recording in recordings]
+    # the recording itself needs no comparison with itself; as a damaged version of its reference it does
+    itself = [system.name == "original" and not (one.reference or one.donor) for one in recordings]
     spoken = system.speak(recordings, seed)
     said = [one.at_16k()[: WINDOW_SECONDS * SAMPLE_RATE] for one in spoken]  # what rambles on is not heard out
     audible = [wav if len(wav) >= N_FFT else torch.zeros(N_FFT) for wav in said]
     heard_original = judge.transcribe(originals)
-    heard = heard_original if system.name == "original" else judge.transcribe(audible)
+    heard = heard_original if all(itself) else judge.transcribe(audible)
     rows = []
     for i, recording in enumerate(recordings):
         found = "" if is_silent(said[i]) else heard[i]
@@ -123,15 +110,20 @@ def evaluate_batch(
         row = {"id": recording.id, "text": recording.text, "columns": _other_columns(recording), "heard": found}
         row |= {"word_errors": errors.errors, "reference_words": errors.words}
         row["seconds_original"] = round(len(originals[i]) / SAMPLE_RATE, 4)
-        if system.name == "original":
-            row["dnsmos_p808"] = round(metrics.dnsmos_p808(originals[i]), 4)
+        if itself[i]:
+            row |= predicted(originals[i], skip)
         else:
             row["word_errors_original"] = metrics.word_errors(recording.text, heard_original[i]).errors
             row["heard_original"] = heard_original[i]
             row |= {"seconds_spoken": round(len(spoken[i].wav) / spoken[i].sample_rate, 4), "ended": spoken[i].ended}
             if spoken[i].bits is not None:
                 row["bits"] = round(spoken[i].bits, 2)
-            row |= measure(originals[i], said[i], recording.text, speaker_encoder)
+            sides = [listen(wav, recording.text, speaker_encoder, skip) for wav in (originals[i], said[i])]
+            if recording.donor:
+                donor = listen(recording.load_donor(), recording.text, speaker_encoder, skip)
+                row |= compare_edit(sides[0], donor, sides[1], recording.swapped)
+            else:
+                row |= compare_sides(*sides, skip)
         rows.append(row)
     return rows, spoken
 
@@ -145,6 +137,13 @@ def table(rows: list[Row], metric: str) -> np.ndarray:
     return merge_groups(np.array(values, dtype=float), list(texts))
 
 
+def _values(rows: list[Row], name: str) -> list[np.ndarray]:
+    """All values of one of MEDIANS, one array per text that has them, in the order of the sorted texts."""
+    texts = sorted({row["text"] for row in rows if row.get(name) is not None})
+    own = [[row[name] for row in rows if row["text"] == text and row.get(name) is not None] for text in texts]
+    return [np.array([value for values in lists for value in values], dtype=float) for lists in own]
+
+
 def aggregate(rows: list[Row]) -> dict[str, dict]:
     """Every metric that the rows hold, with its interval; low and high are None when all rows have the same text."""
     results = {}
@@ -156,6 +155,12 @@ def aggregate(rows: list[Row]) -> dict[str, dict]:
             continue
         interval = bca_interval(sums, statistic) if len(sums) > 1 else Interval(value, None, None)
         results[metric] = asdict(interval) | ({"note": LABELS[metric]} if metric in LABELS else {})
+    for name in MEDIANS:
+        groups = [values for values in _values(rows, name) if len(values)]
+        if groups:
+            alone = len(groups) == 1
+            interval = Interval(float(np.median(groups[0])), None, None) if alone else grouped_interval(groups)
+            results[name] = asdict(interval) | {"words": sum(map(len, groups))}
     return results
 
 
@@ -175,4 +180,18 @@ def compare(a: dict, b: dict) -> dict[str, dict]:
         tables = [table([side[i] for i in both], metric) for side in rows]
         if len(tables[0]) > 1 and all(np.isfinite(statistic(sums.sum(axis=0))) for sums in tables):
             differences[metric] = asdict(paired_difference(*tables, statistic))
+    for name in MEDIANS:
+        both = [i for i in range(len(rows[0])) if rows[0][i].get(name) is not None and rows[1][i].get(name) is not None]
+        sides = [_values([side[i] for i in both], name) for side in rows]
+        groups = [  # (values, 2): a value and the side it is from
+            np.stack([np.concatenate(pair), np.repeat([0, 1], [len(pair[0]), len(pair[1])])], axis=1)
+            for pair in zip(*sides, strict=True)
+        ]
+        if len(groups) > 1 and all(sum(map(len, side)) for side in sides):
+            differences[name] = asdict(grouped_interval(groups, _median_difference))
     return differences
+
+
+def _median_difference(values: np.ndarray) -> float:
+    a, b = (values[values[:, 1] == side, 0] for side in (0, 1))
+    return float(np.median(a) - np.median(b)) if len(a) and len(b) else np.nan

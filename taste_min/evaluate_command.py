@@ -20,13 +20,26 @@ BATCH = 8  # recordings that are decoded together; part of what a seed means
 
 def add_arguments(parser) -> None:
     """Options of the command."""
-    parser.add_argument("manifest", nargs="?", metavar="MANIFEST", help="table with columns audio and text, or `human`")
+    parser.add_argument(
+        "manifest",
+        nargs="?",
+        metavar="MANIFEST",
+        help="table with columns audio, text and optionally reference, donor, swapped; or `human`",
+    )
     parser.add_argument(
         "--system",
-        help="mini, text-only, no-vq, topline, topline-text, vocoder, original, or a folder of another system's files",
+        help="mini, text-only, no-vq, topline, topline-text, vocoder, original; opus, codec2, encodec, mimi, dac or "
+        "speechtokenizer, as NAME or NAME:N with bit/s or codebooks; or a folder of another system's files",
     )
     parser.add_argument("--json", metavar="OUT", help="write the result, and resume from OUT.partial")
-    parser.add_argument("--weights", default="mini", help="folder of exported parts (default: the shipped ones)")
+    parser.add_argument(
+        "--weights",
+        default="mini",
+        help="folder of exported parts (default: the shipped ones); of a peer a folder or a hub id",
+    )
+    parser.add_argument(
+        "--skip", nargs="+", default=[], choices=["visqol", "distillmos"], help="scores that are not computed"
+    )
     parser.add_argument(
         "--judge", default="tiny.en", help="Whisper that transcribes: tiny.en or base (default: tiny.en)"
     )
@@ -69,12 +82,17 @@ def _evaluate(args) -> dict:
     from .audio import write_audio
     from .evaluate import aggregate, evaluate_batch
     from .judge import Judge
+    from .quality import how_to_install, not_installed
     from .recordings import read_recordings
     from .repro import seed_everything
     from .speaker import load_speaker_encoder
     from .systems import System
 
     started, device = time.monotonic(), "cuda" if torch.cuda.is_available() else "cpu"
+    absent = [score for score in not_installed() if score not in args.skip]
+    for score in absent:
+        print(f"left out: {how_to_install(score)}")
+    args.skip = [*args.skip, *absent]
     recordings = read_recordings(args.manifest, args.split, args.speaker, args.limit)
     system = System.load(args.system, args.weights, device)
     key = _facts(args, system, device)
@@ -86,7 +104,7 @@ def _evaluate(args) -> dict:
         for start in range(len(partial.rows), len(recordings), BATCH):
             batch = recordings[start : start + BATCH]
             seed_everything(args.seed + start)
-            rows, spoken = evaluate_batch(system, batch, judge, speaker_encoder, args.seed + start)
+            rows, spoken = evaluate_batch(system, batch, judge, speaker_encoder, args.seed + start, args.skip)
             if args.save_audio:
                 for recording, one in zip(batch, spoken, strict=True):
                     name = recording.id.replace("/", "_") + ".flac"
@@ -111,7 +129,9 @@ def _facts(args, system, device: str) -> dict:
     """What decides the rows; a run with other facts does not continue an interrupted one. No paths of this machine."""
     facts = {"system": Path(args.system).name, "judge": args.judge, "seed": args.seed, "batch": BATCH, "device": device}
     facts |= {"manifest": Path(args.manifest).name, "manifest_sha256": _hash(Path(args.manifest))}
-    facts |= {"split": args.split, "speaker": args.speaker, "limit": args.limit}
+    facts |= {"split": args.split, "speaker": args.speaker, "limit": args.limit, "skip": sorted(args.skip)}
+    if system.peer is not None and args.weights != "mini":
+        facts["weights"] = Path(args.weights).name if Path(args.weights).is_dir() else args.weights
     if system.taste is not None:
         from .tokenizer import CHECKPOINTS
 

@@ -1,8 +1,13 @@
 """Manifests for evaluation: which recordings, with which texts.
 
-A manifest is a table with tabs and a header that has at least `audio` (relative to the manifest) and `text`; `id`,
-`split`, `speaker` and other columns may follow, so the manifest of the mini corpus is one. The word `human` stands for
-the five clips of a human reader.
+A manifest is a table with tabs and a header that has at least `audio` (relative to the manifest) and `text`. Optional:
+
+    id, split, speaker    names; other columns are kept, so the manifest of the mini corpus is one
+    reference             what the system's speech is compared with, when `audio` is a damaged version of it
+    donor, swapped        an edit (paper section 4.4): another rendering of the text, and the words (such as 0-2,14)
+                          that shall sound as in it
+
+The word `human` stands for the five clips of a human reader.
 
 Axes: S samples.
 """
@@ -18,22 +23,38 @@ import torchaudio
 from .audio import SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, read_audio
 from .errors import TasteError
 from .metrics import normalize
+from .transfer import read_swapped
 
 HUMAN = "human"
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One row of a manifest. id: its name in results. audio: the file. columns: everything that the row says."""
+    """One row of a manifest. id: its name in results. audio: the file. columns: everything that the row says.
+
+    reference: the file that speech is compared with, None for `audio` itself. donor: the file that lends the words
+    with the numbers `swapped` (from 0) to an edit, or None.
+    """
 
     id: str
     audio: Path
     text: str
     columns: dict[str, str]
+    reference: Path | None = None
+    donor: Path | None = None
+    swapped: tuple[int, ...] = ()
 
     def load(self) -> torch.Tensor:
         """(S,) at 16 kHz."""
         return read_audio(self.audio, SAMPLE_RATE, convert=True)
+
+    def load_reference(self) -> torch.Tensor:
+        """(S,) at 16 kHz: the reference, or the recording itself."""
+        return read_audio(self.reference or self.audio, SAMPLE_RATE, convert=True)
+
+    def load_donor(self) -> torch.Tensor:
+        """(S,) at 16 kHz. Only for a recording that has one."""
+        return read_audio(self.donor, SAMPLE_RATE, convert=True)
 
     def load_for_vocoder(self) -> torch.Tensor:
         """(S,) at 22.05 kHz. A lower rate is raised here, because the mel spectrogram ends at 8 kHz."""
@@ -93,8 +114,14 @@ def _check(row: dict, folder: Path) -> Recording:
     columns = {key: value for key, value in row.items() if isinstance(key, str) and isinstance(value, str)}
     path = Path(row["audio"])
     name = row.get("id") or (path.stem if path.is_absolute() else str(path.with_suffix("")))
-    recording = Recording(name, folder / path, row["text"], columns)
-    seconds = len(recording.load()) / SAMPLE_RATE
-    if not 0.1 <= seconds <= WINDOW_SECONDS:
-        raise TasteError(f"{recording.audio.name} lasts {seconds:.2f} s; give recordings of 0.1 to {WINDOW_SECONDS} s.")
+    if bool(columns.get("donor")) != bool(columns.get("swapped")):
+        raise TasteError("donor and swapped belong together; name the other rendering and its words, or neither.")
+    others = {key: folder / columns[key] for key in ("reference", "donor") if columns.get(key)}
+    if others.get("donor"):
+        others["swapped"] = read_swapped(columns["swapped"], len(row["text"].split()))
+    recording = Recording(name, folder / path, row["text"], columns, **others)
+    for file in filter(None, (recording.audio, recording.reference, recording.donor)):
+        seconds = len(read_audio(file, SAMPLE_RATE, convert=True)) / SAMPLE_RATE
+        if not 0.1 <= seconds <= WINDOW_SECONDS:
+            raise TasteError(f"{file.name} lasts {seconds:.2f} s; give recordings of 0.1 to {WINDOW_SECONDS} s.")
     return recording

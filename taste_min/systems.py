@@ -8,11 +8,16 @@
     no-vq       text and continuous TASTE vectors -> unit decoder -> flow -> vocoder
     mini        text and TASTE codes -> the same; also the system for other weights (`--weights`)
     text-only   text alone, through the unit decoder that was trained without codes
-    FOLDER      files of another system, named like the recordings
+    PEER        another codec, see peers.py: opus, codec2, encodec, mimi, dac, speechtokenizer
+    FOLDER      files of another system, named like the id or the file of the recordings
+
+An edit (a recording with a donor) swaps words in mini, no-vq and text-only. A folder holds edits that were made
+elsewhere. The other systems have no words to swap and say the host, which is what no edit at all would give.
 
 Axes: S samples.
 """
 
+import glob
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +33,7 @@ from .bitrate import unit_bitrate
 from .errors import TasteError
 from .features import unit_sounds
 from .metrics import word_times
+from .peers import PEERS, Peer, load_peer
 from .recordings import Recording
 from .text import split_words, tokenize
 
@@ -55,16 +61,22 @@ class Spoken:
 
 
 class System:
-    """One of SYSTEMS, or a folder of files. `taste` is None where no weights are needed."""
+    """One of SYSTEMS, a peer, or a folder of files. `taste` is None where no weights of ours are needed."""
 
-    def __init__(self, name: str, taste: "Taste | None" = None):
-        if name not in SYSTEMS and not Path(name).is_dir():
-            raise TasteError(f"there is no system '{name}'; choose from {', '.join(SYSTEMS)}, or a folder of files.")
-        self.name, self.taste = name, taste
+    def __init__(self, name: str, taste: "Taste | None" = None, peer: Peer | None = None):
+        if name not in SYSTEMS and peer is None and not Path(name).is_dir():
+            known = ", ".join([*SYSTEMS, *PEERS])
+            raise TasteError(f"there is no system '{name}'; choose from {known}, or a folder of files.")
+        self.name, self.taste, self.peer = name, taste, peer
 
     @classmethod
     def load(cls, name: str, weights: str | Path = "mini", device: str = "cpu") -> "System":
-        """weights: "mini" or a folder of exported parts. Raises TasteError for unknown names."""
+        """weights: "mini" or a folder of exported parts; for a peer its folder or hub id, "mini" for its usual one.
+
+        Raises TasteError for unknown names and weights that cannot be had.
+        """
+        if name.split(":")[0] in PEERS:
+            return cls(name, peer=load_peer(name, None if weights == "mini" else str(weights), device))
         system = cls(name)
         if name in SYSTEMS and name != "original":
             from .tokenizer import Taste
@@ -84,15 +96,22 @@ class System:
             return [self._topline(recording.load(), seed) for recording in recordings]
         if self.name == "topline-text":
             return [self._topline(recording.load(), seed, recording.text) for recording in recordings]
+        if self.peer is not None:
+            return [Spoken(*self.peer(recording.load())) for recording in recordings]
         if self.name not in SYSTEMS:
             return [self._from_file(recording) for recording in recordings]
-        quantize = self.name == "mini"
-        tokens = [self.taste.encode(recording.load(), recording.text, quantize) for recording in recordings]
+        tokens = [self._tokens(recording) for recording in recordings]
         decoded = self.taste.decode_many(tokens, text_only=self.name == "text-only", seed=seed)
         return [
             Spoken(speech.wav, speech.sample_rate, self._bits(one), speech.ended)
             for one, speech in zip(tokens, decoded, strict=True)
         ]
+
+    def _tokens(self, recording: Recording) -> "TasteTokens":
+        """Tokens of a recording; those of an edit hold the donor's words where they were swapped."""
+        wavs = [recording.load()] + ([recording.load_donor()] if recording.donor else [])
+        host, *donor = (self.taste.encode(wav, recording.text, quantize=self.name == "mini") for wav in wavs)
+        return host.swap(donor[0], list(recording.swapped)) if donor else host
 
     def _topline(self, wav: torch.Tensor, seed: int, text: str | None = None) -> Spoken:
         """With a text that the aligner cannot find in the recording, no sound is known."""
@@ -113,7 +132,8 @@ class System:
         return tokens.seconds * (rate.text if self.name == "text-only" else rate.total)
 
     def _from_file(self, recording: Recording) -> Spoken:
-        found = sorted(Path(self.name).glob(f"{recording.audio.stem}.*"))
+        names = (recording.id.replace("/", "_"), recording.audio.stem)
+        found = [file for name in names for file in sorted(Path(self.name).glob(f"{glob.escape(name)}.*"))]
         if not found:
             raise TasteError(f"there is no file {recording.audio.stem}.* in the folder {Path(self.name).name}.")
         rate = min(VOCODER_RATE, soundfile.info(str(found[0])).samplerate)

@@ -87,3 +87,23 @@ def test_bad_manifests(tmp_path):
 def test_human():
     clips = read_recordings("human")
     assert len(clips) == 5 and all(2 < len(clip.load()) / SAMPLE_RATE < 10 for clip in clips)
+
+
+def test_a_reference_and_an_edit(tmp_path):
+    for name in ("host.wav", "clean.wav", "donor.wav"):
+        noise(tmp_path, name, seconds=1 + len(name) / 10)
+    header = "id\taudio\ttext\treference\tdonor\tswapped"
+    rows = ["a\thost.wav\tone two three\t\tdonor.wav\t0,2", "b\thost.wav\tone two three\tclean.wav\t\t"]
+    edit, damaged = read_recordings(manifest(tmp_path, *rows, header=header))
+    assert edit.swapped == (0, 2) and len(edit.load_donor()) == round(1.9 * SAMPLE_RATE)
+    assert torch.equal(edit.load_reference(), edit.load()) and edit.reference is None
+    assert len(damaged.load_reference()) == round(1.9 * SAMPLE_RATE) and damaged.donor is None and not damaged.swapped
+    for row, message in (
+        ("c\thost.wav\tone\t\tdonor.wav\t", "belong together"),
+        ("c\thost.wav\tone\t\t\t0", "belong together"),
+        ("c\thost.wav\tone\t\tgone.wav\t0", "gone.wav is not a file"),
+        ("c\thost.wav\tone\tgone.wav\t\t", "gone.wav is not a file"),
+        ("c\thost.wav\tone two\t\tdonor.wav\t2", "words 0 to 1"),
+    ):
+        with pytest.raises(TasteError, match=f"row 1 of list.tsv: .*{message}"):
+            read_recordings(manifest(tmp_path, row, header=header))
