@@ -13,7 +13,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,6 +34,8 @@ from .shards import SHARD, read_shard_rows, write_shard
 from .speaker import GE2E, load_speaker_encoder
 from .text import Word, load_tokenizer, split_words, tokenize
 from .units import MiniUnits
+
+TAKE = "-take"  # in the name of a recording that is stored more than once
 
 
 @dataclass(frozen=True)
@@ -192,14 +194,22 @@ def word_prosody(mel: torch.Tensor, f0: torch.Tensor, times: Sequence[tuple]) ->
     return table
 
 
+def with_takes(utterances: Sequence[Utterance], n: int) -> list[Utterance]:
+    """The utterances, then every training recording n - 1 times more, under names of its own, the last one first."""
+    again = [u for u in reversed(utterances) if u.split == "train"]
+    return [*utterances, *(replace(u, id=f"{u.id}{TAKE}{take}") for take in range(2, n + 1) for u in again)]
+
+
 def shift_of(utterance: Utterance) -> float:
     """How much faster and higher a training recording is played; 1 for half of them and for all held-out ones.
 
     Five synthetic voices are few. A shifted recording has other formants, another pitch and tempo: another speaker.
+    The later takes of a recording are all shifted.
     """
     # dev: shifted-voices
     draw = random.Random(utterance.id)
-    return 1.0 if utterance.split != "train" or draw.random() < 0.5 else draw.uniform(0.85, 1.2)
+    plain = draw.random() < 0.5 and TAKE not in utterance.id
+    return 1.0 if utterance.split != "train" or plain else draw.uniform(0.85, 1.2)
 
 
 def shifted(wav: torch.Tensor, times: Sequence[tuple], factor: float) -> tuple[torch.Tensor, list[tuple]]:

@@ -66,7 +66,7 @@ def cache_features(args) -> dict | None:
     """Write the features of a whole corpus to RUN_DIR; processes share the files."""
     from accelerate import Accelerator
 
-    from .features import FeatureExtractor, build, read_manifest
+    from .features import FeatureExtractor, build, read_manifest, with_takes
     from .units import MiniUnits
 
     _mini_only(args)
@@ -74,7 +74,7 @@ def cache_features(args) -> dict | None:
     units = MiniUnits.load(_starts(args, ("units",))[0] / UNITS_FILE)
     extractor = FeatureExtractor.mini(units, args.layers)
     main = accelerator.is_main_process
-    utterances = read_manifest(args.data)
+    utterances = with_takes(read_manifest(args.data), args.takes)
     written = build(
         utterances, extractor, Path(args.out), accelerator.process_index, accelerator.num_processes, progress=main
     )
@@ -153,4 +153,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--micro-batches", type=int, help="micro-batches per update, shared out over the processes")
     parser.add_argument("--eval-every", type=int, help="updates between two evaluations on the dev split")
     parser.add_argument("--layers", type=int, nargs="+", help="features: encoder layers to keep (default: the tap)")
+    parser.add_argument(
+        "--takes", type=int, default=1, help="features: how often a training recording is stored, shifted (default: 1)"
+    )
     parser.add_argument("--json", action="store_true", help="print the manifest entry as JSON")

@@ -12,7 +12,7 @@ from taste_min.tokenizer import CHECKPOINTS
 SHIPPED = CHECKPOINTS / "mini"
 RESULTS = Path(__file__).parents[1] / "results" / "full" / "bars"
 GROUPS = ("seen", "unseen", "human")
-SYSTEMS = ("original", "vocoder", "topline", "mini", "text-only")
+SYSTEMS = ("original", "vocoder", "topline", "topline-text", "mini", "text-only")
 
 
 def load(name: str) -> dict:

@@ -1,6 +1,7 @@
 """What the training adds: prosody, centring, the pointer, shifted voices. Each check has a broken variant."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from fake_corpus import make_features
 
 from taste_min.config import FlowConfig, tiny
 from taste_min.data import Batch, FeatureStore
-from taste_min.features import shifted, word_prosody
+from taste_min.features import Utterance, shift_of, shifted, with_takes, word_prosody
 from taste_min.flow import Flow
 from taste_min.objectives import PROSODY, TokenizerObjective, unit_scores
 from taste_min.phones import read_aloud
@@ -156,6 +157,20 @@ def test_prosody_error_skips_what_is_unknown(store):
     assert known.any() and error.isfinite().all() and not error[~known].any()
     nothing = replace(batch, prosody=torch.full_like(batch.prosody, torch.nan))
     assert not objective.prosody_error(nothing, taste)[1].any()
+
+
+def test_later_takes_are_other_voices():
+    rows = [
+        Utterance(f"u{i}", Path("x"), "a", "v", split, 1.0, "", [])
+        for i, split in enumerate(["train"] * 40 + ["dev"] * 9)
+    ]
+    assert with_takes(rows, 1) == rows
+    twice = with_takes(rows, 2)
+    assert twice[:49] == rows and len(twice) == 89 and len({u.id for u in twice}) == 89
+    again = [shift_of(u) for u in twice[49:]]
+    assert all(0.85 <= shift <= 1.2 for shift in again) and len(set(again)) == 40
+    first = [shift_of(u) for u in rows]
+    assert first[40:] == [1.0] * 9 and 8 < first[:40].count(1.0) < 32
 
 
 def test_shifted_recordings_keep_their_words():

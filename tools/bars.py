@@ -1,4 +1,4 @@
-"""Measure the shipped weights as chapter 7 reports them: five systems on three groups of recordings they never met.
+"""Measure the shipped weights as chapter 7 reports them: six systems on three groups of recordings they never met.
 
     python tools/bars.py CORPUS [--limit 40] [--jobs 2]
 
@@ -20,7 +20,7 @@ from taste_min.repro import commit
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "full" / "bars"
 SUMMARY = ROOT / "taste_min" / "checkpoints" / "mini" / "bars.json"
-SYSTEMS = ("original", "vocoder", "topline", "mini", "text-only")
+SYSTEMS = ("original", "vocoder", "topline", "topline-text", "mini", "text-only")
 PAIRS = (("mini", "text-only"), ("vocoder", "original"), ("topline", "original"), ("mini", "original"))
 
 
