@@ -21,12 +21,11 @@ import torchaudio
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from .audio import HOP, SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, log_mel, read_audio, vocoder_mel
+from .audio import HOP, MEL_HOP, SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, log_mel, read_audio, vocoder_mel
 from .encoder import WhisperEncoder
 from .errors import TasteError
 from .frame_labels import align_phones
 from .phones import read_aloud
-from .pitch import HOP as MEL_HOP
 from .pitch import mel_pitch
 from .pointer import sound_path
 from .repro import bfloat16_is_fast
