@@ -204,12 +204,13 @@ def shift_of(utterance: Utterance) -> float:
     """How much faster and higher a training recording is played; 1 for half of them and for all held-out ones.
 
     Five synthetic voices are few. A shifted recording has other formants, another pitch and tempo: another speaker.
-    The later takes of a recording are all shifted.
+    The later takes of a recording are all shifted. None becomes longer than the encoder's window.
     """
     # dev: shifted-voices
     draw = random.Random(utterance.id)
     plain = draw.random() < 0.5 and TAKE not in utterance.id
-    return 1.0 if utterance.split != "train" or plain else draw.uniform(0.85, 1.2)
+    slowest = max(0.85, math.ceil(100 * (utterance.seconds + 0.001) / WINDOW_SECONDS) / 100)
+    return 1.0 if utterance.split != "train" or plain else draw.uniform(slowest, 1.2)
 
 
 def shifted(wav: torch.Tensor, times: Sequence[tuple], factor: float) -> tuple[torch.Tensor, list[tuple]]:
