@@ -178,7 +178,9 @@ def test_samples_in_a_table_become_an_audio_file():
 
 
 def test_arrow_and_parquet_files_are_streamed(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    pytest.importorskip("datasets")
+    import pyarrow.parquet
+
     records = emilia_records(4)
     original = [
         {"__key__": k, "mp3": {"array": [0.1] * 24_000, "sampling_rate": 24_000, "path": ""}, "json": said}
@@ -187,12 +189,17 @@ def test_arrow_and_parquet_files_are_streamed(tmp_path):
     published = [
         {"__key__": k, "mp3": {"bytes": mp3, "path": f"{k}.mp3"}, "json": said} for k, mp3, said in records[2:]
     ]
-    datasets.Dataset.from_list(original).save_to_disk(str(tmp_path / "disk"))
-    arrow = next((tmp_path / "disk").glob("*.arrow"))
-    arrow.rename(tmp_path / "emilia-dataset-train-00000-of-04908-taste.arrow")
+    table = pyarrow.Table.from_pylist(original)
+    with pyarrow.ipc.new_stream(tmp_path / "emilia-dataset-train-00000-of-04908-taste.arrow", table.schema) as file:
+        file.write_table(table)
     (tmp_path / "cache-1.arrow").write_bytes(b"left behind")
-    table = datasets.Dataset.from_list(published).cast_column("mp3", datasets.Audio(decode=False))
-    table.to_parquet(str(tmp_path / "train-00000.parquet"))
+    table = pyarrow.Table.from_pylist(published)
+    string = {"dtype": "string", "_type": "Value"}
+    numbers = {name: {"dtype": "float64", "_type": "Value"} for name in ("duration", "dnsmos")}
+    said = dict.fromkeys(records[0][2], string) | numbers
+    features = {"info": {"features": {"__key__": string, "mp3": {"_type": "Audio"}, "json": said}}}  # as on the hub
+    table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pyarrow.parquet.write_table(table, tmp_path / "train-00000.parquet")
     (tmp_path / "z.parquet").write_bytes(b"not a table")
     *found, last = read_corpus("emilia", tmp_path)
     assert [s.id for s in found] == [key for key, _, _ in records] and not any(s.fault for s in found)
