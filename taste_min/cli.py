@@ -125,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--subset", nargs="+", default=[], help="such as dev-clean train-clean-100 (default: all there are)")
     p.add_argument("--hours", type=float, help="only so much of it, held-out speech included (default: everything)")
     p.add_argument("--workers", type=int, default=1, help="parallel processes (default: 1)")
+    p.add_argument(
+        "--graphs", help="folder of the release's .onnx files (cosyvoice/): add S3 units and CAM++ speaker vectors"
+    )
     p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(run=prepare)
 

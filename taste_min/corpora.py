@@ -5,13 +5,13 @@
     Emilia/EN/EN-B000000.tar with <id>.mp3, <id>.json next to each other                  24 kHz, found speech
     the same records in arrow or parquet files, columns __key__, mp3, json                (extra `arrow`)
 
-Nothing is decoded here: a reader yields what its corpus says about each utterance, in an order that any beginning of is
-a small corpus of its own. Tar shards are read as a stream, front to back.
+Nothing is decoded here: a reader yields what its corpus says about each utterance, in an order of which any
+beginning is a small corpus of its own. Tar shards are read as a stream, front to back.
 
 **What is done about text.** LibriTTS and Emilia are written with case and punctuation and keep both; LibriTTS's
 *normalized* text is taken, whose numbers are spelled out. LibriSpeech is in capitals without punctuation, which
-Whisper's tokenizer cuts into other and more tokens than it has ever heard: it is put into lower case, except the
-pronoun I. Missing punctuation and capitals are not guessed.
+Whisper hardly ever writes and its tokenizer cuts into many pieces: it is put into lower case, except the pronoun I.
+Missing punctuation and capitals are not guessed.
 
 Axes: none; this module handles files and names.
 """

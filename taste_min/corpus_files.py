@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -56,10 +57,17 @@ def fill(
         raise TasteError(f"{out} cannot be made a folder ({error.strerror}); choose another --out.") from error
     try:
         # the system drops the lock when a process is killed
-        with FileLock(out / ".lock", timeout=0):
+        with FileLock(out / ".lock", timeout=0), explained(out):
             _fill(out, columns, jobs, make, workers, tqdm(total=total, unit="utt", disable=not progress, mininterval=5))
     except Timeout as error:
         raise TasteError(f"another build is running in {out}; wait for it, or choose another --out.") from error
+
+
+@contextmanager
+def explained(out: Path) -> Iterator[None]:
+    """Turns a killed worker and a full disk into a TasteError that says so."""
+    try:
+        yield
     except BrokenProcessPool as error:
         raise TasteError(
             "a worker was killed, probably for want of memory; run the same command with fewer --workers to go on."

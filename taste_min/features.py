@@ -30,7 +30,7 @@ from .pitch import HOP as MEL_HOP
 from .pitch import mel_pitch
 from .pointer import sound_path
 from .repro import bfloat16_is_fast
-from .shards import SHARD, read_shard_rows, write_shard
+from .shards import SHARD, fits, write_shard
 from .speaker import GE2E, load_speaker_encoder
 from .text import Word, load_tokenizer, split_words, tokenize
 from .units import MiniUnits
@@ -240,7 +240,7 @@ def build(
     for number in tqdm(range(worker, len(shards), n_workers), desc="features", unit="file", disable=not progress):
         part = utterances[number * SHARD : (number + 1) * SHARD]
         path = folder / f"features-{number:05d}.safetensors"
-        if path.is_file() and _fits(path, part, extractor.fingerprint):
+        if path.is_file() and fits(path, part, extractor.fingerprint):
             continue
         features = []
         for u in part:
@@ -264,8 +264,3 @@ def _row(utterance: Utterance, features: dict[str, torch.Tensor]) -> dict:
     names = ("id", "split", "speaker", "style", "text")
     seconds = features["mel"].shape[1] * MEL_HOP / VOCODER_RATE
     return {name: getattr(utterance, name) for name in names} | {"seconds": round(seconds, 3)} | lengths
-
-
-def _fits(path: Path, part: Sequence[Utterance], fingerprint: str) -> bool:
-    rows, theirs = read_shard_rows(path)
-    return theirs == fingerprint and [(r["id"], r["text"]) for r in rows] == [(u.id, u.text) for u in part]

@@ -1,8 +1,9 @@
 """`taste-min prepare`: a real corpus becomes a folder that `taste-min train` reads (paper section 4.1).
 
 Every utterance is decoded, brought to 22.05 kHz mono and aligned with its text; manifest.tsv has the columns of
-`features.read_manifest`. Units, speaker vectors and mel spectrograms follow with `taste-min train units` and
-`taste-min train features`. What cannot be used is named in rejected.txt with the reason.
+`features.read_manifest`. The mini preset's units, speaker vectors and mel spectrograms follow with `taste-min train
+units` and `taste-min train features`; prepare_units.py adds those of the released checkpoint. What cannot be used is
+named in rejected.txt with the reason.
 
 Axes: S samples.
 """
@@ -126,10 +127,16 @@ def prepare(
 
 
 def command(args) -> int:
-    """`taste-min prepare`: args.corpus, args.folder, args.out, args.subset, args.hours, args.workers, args.json."""
+    """`taste-min prepare`: args.corpus, folder, out, subset, hours, workers, graphs, json."""
     if args.workers < 1 or (args.hours is not None and not args.hours > 0):
         raise TasteError("--hours must be more than 0 and --workers at least 1.")
+    if args.graphs:
+        from .prepare_units import add_units, check_graphs
+
+        check_graphs(args.graphs)  # before the long work
     result = prepare(args.corpus, args.folder, args.out, args.subset, args.hours, args.workers)
+    if args.graphs:
+        add_units(Path(args.out), args.graphs, args.workers)
     if args.json:
         print(json.dumps(result, indent=2))
         return 0

@@ -1,6 +1,7 @@
 """Tiny trees in the layouts of real corpora, filled with the (synthetic) samples, for the tests of `prepare`."""
 
 import csv
+import functools
 import io
 import json
 import tarfile
@@ -16,6 +17,7 @@ import taste_min
 SAMPLES = Path(taste_min.__file__).parent / "samples"
 
 
+@functools.cache
 def samples() -> list[tuple[torch.Tensor, str]]:
     """Short recordings (S,) at 22.05 kHz and their texts, no text twice."""
     with (SAMPLES / "manifest.tsv").open(encoding="utf-8", newline="") as file:
@@ -28,6 +30,7 @@ def capitals(text: str) -> str:
     return "".join(c for c in text.upper() if c.isalpha() or c in " '")
 
 
+@functools.cache
 def audio_bytes(wav: torch.Tensor, rate: int, kind: str) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, resample(wav, 22_050, rate).numpy(), rate, format=kind)
