@@ -47,7 +47,7 @@ def fill(
 
     make(job, out) writes the recording of a job and returns its manifest row; a TasteError means that the job cannot
     be used. Such jobs are named in `rejected.txt` with the reason and not tried again. Each job has an `id`; of two
-    jobs with the same one the first counts. jobs: total of them, None = unknown; read only a little ahead.
+    jobs with the same one the first counts. Jobs are read only a little ahead. total: their number, if it is known.
 
     Raises TasteError when `out` cannot be written, is being filled by somebody else or holds another kind of corpus.
     """
@@ -65,7 +65,7 @@ def fill(
 
 @contextmanager
 def explained(out: Path) -> Iterator[None]:
-    """Turns a killed worker and a full disk into a TasteError that says so."""
+    """Turns a killed worker, a full disk and forbidden files into a TasteError that says so."""
     try:
         yield
     except BrokenProcessPool as error:
@@ -73,7 +73,7 @@ def explained(out: Path) -> Iterator[None]:
             "a worker was killed, probably for want of memory; run the same command with fewer --workers to go on."
         ) from error
     except (OSError, soundfile.LibsndfileError) as error:
-        raise TasteError(f"a file in {out} could not be written ({error}); make room and run it again.") from error
+        raise TasteError(f"filling {out} stopped ({error}); mend that and run the same command to go on.") from error
 
 
 def _fill(out: Path, columns: Sequence[str], jobs: Iterable, make: Callable, workers: int, bar: tqdm) -> None:

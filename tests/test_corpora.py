@@ -1,5 +1,6 @@
 """Readers of real corpora: the true layouts, the splits, the text, and what is said about damaged shards."""
 
+import io
 import itertools
 import json
 import sys
@@ -7,6 +8,7 @@ import tarfile
 from collections import Counter
 
 import pytest
+import soundfile
 import torch
 from corpus_trees import capitals, emilia_files, emilia_records, librispeech, libritts, write_tar
 
@@ -167,10 +169,6 @@ def test_tables_without_the_library_say_what_to_install(tmp_path, monkeypatch):
 
 
 def test_samples_in_a_table_become_an_audio_file():
-    import io
-
-    import soundfile
-
     wav = torch.linspace(-1.2, 1.2, 500).tolist()
     data, rate = soundfile.read(io.BytesIO(_audio_bytes({"array": wav, "sampling_rate": 24_000})), dtype="float32")
     assert rate == 24_000 and torch.equal(torch.from_numpy(data), torch.tensor(wav))

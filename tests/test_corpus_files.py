@@ -2,6 +2,7 @@
 
 import itertools
 from collections import namedtuple
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -140,13 +141,16 @@ def test_other_folders_are_left_alone(tmp_path):
         fill(tmp_path / "busy", COLUMNS, JOBS, make, progress=False)
 
 
-def test_a_full_disk_ends_the_run_and_refuses_nothing(tmp_path, whole):
+@pytest.mark.parametrize(
+    "error, message", [(OSError("no space left"), "no space left"), (BrokenProcessPool(), "a worker was killed")]
+)
+def test_a_full_disk_ends_the_run_and_refuses_nothing(tmp_path, whole, error, message):
     def full(job, out):
         if job.id == "id3":
-            raise OSError("no space left")
+            raise error
         return make(job, out)
 
-    with pytest.raises(TasteError, match="no space left"):
+    with pytest.raises(TasteError, match=message):
         fill(tmp_path / "out", COLUMNS, JOBS, full, progress=False)
     fill(tmp_path / "out", COLUMNS, JOBS, make, progress=False)
     assert contents(tmp_path / "out") == whole
