@@ -21,7 +21,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class Source:
     fault: str = ""
 
 
-def read_corpus(name: str, folder: str | Path, subsets: Iterable[str] = ()) -> Iterator[Source]:
+def read_corpus(name: str, folder: str | Path, subsets: Sequence[str] = ()) -> Iterator[Source]:
     """The utterances of the corpus `name` (librispeech, libritts, emilia) in `folder`, or of some of its subsets.
 
     Raises TasteError before the first utterance when the folder, its layout or a subset is not there.
@@ -74,7 +74,7 @@ def lower_case(text: str) -> str:
     return PRONOUN.sub("I", text.lower())
 
 
-def _subset_folders(folder: Path, subsets: Iterable[str], name: str) -> list[Path]:
+def _subset_folders(folder: Path, subsets: Sequence[str], name: str) -> list[Path]:
     """Folders of the subsets, in `folder` or in its LibriSpeech/, LibriTTS/ or LibriTTS_R/."""
     below = {"librispeech": "LibriSpeech/*-*", "libritts": "LibriTTS*/*-*"}[name]
     paths = [path for pattern in (below, "*-*") for path in sorted(folder.glob(pattern)) if path.is_dir()]

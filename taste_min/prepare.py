@@ -12,7 +12,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import soundfile
@@ -94,7 +94,7 @@ def prepare(
     name: str,
     folder: str | Path,
     out: str | Path,
-    subsets: Iterable[str] = (),
+    subsets: Sequence[str] = (),
     hours: float | None = None,
     workers: int = 1,
     progress: bool = True,
@@ -142,6 +142,9 @@ def command(args) -> int:
         return 0
     splits = ", ".join(f"{split} {hours} h" for split, hours in result["hours_by_split"].items())
     print(f"{result['utterances']} utterances of {result['speakers']} speakers in {args.out}: {splits}")
+    missing = [split for split in ("train", "dev") if split not in result["hours_by_split"]]
+    if missing:
+        print(f"training also needs speech of split {' and '.join(missing)}: add subsets, shards or --hours")
     if result["rejected"]:
         print(f"{result['rejected']} could not be used; {Path(args.out) / 'rejected.txt'} says why")
     return 0

@@ -37,9 +37,9 @@ def audio_bytes(wav: torch.Tensor, rate: int, kind: str) -> bytes:
     return file.getvalue()
 
 
-def librispeech(root: Path, subsets=("train-clean-100", "train-clean-100", "dev-clean", "test-clean")) -> dict:
+def librispeech(root: Path) -> dict[str, tuple[torch.Tensor, str]]:
     """A LibriSpeech below root; {id: (recording, text)}."""
-    made = {}
+    made, subsets = {}, ("train-clean-100", "train-clean-100", "dev-clean", "test-clean")
     for i, (wav, text) in enumerate(samples()):
         speaker, chapter = 84 + i % 4, 121123
         folder = root / "LibriSpeech" / subsets[i % 4] / str(speaker) / str(chapter)

@@ -173,7 +173,8 @@ def test_the_command_reports_and_ends_in_one_sentence(tmp_path, no_processes, ca
     report = json.loads(capsys.readouterr().out)
     assert report["utterances"] == 2 and list(report["hours_by_split"]) == ["dev"] and report["rejected"] == 0
     assert cli.main(command) == 0
-    assert "2 utterances of 1 speakers" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2 utterances of 1 speakers" in printed and "needs speech of split train:" in printed
     for arguments, message in (
         ([str(tmp_path / "no"), "--out", out], "is not a folder"),
         ([str(tmp_path), "--out", out, "--hours", "0"], "--hours must be"),
