@@ -52,6 +52,13 @@ def corpus(args) -> int:
     return corpus_build.command(args)
 
 
+def prepare(args) -> int:
+    """Turn LibriSpeech, LibriTTS or Emilia into a corpus folder for `train`: recordings, manifest, word times."""
+    from . import prepare
+
+    return prepare.command(args)
+
+
 def train(args) -> int:
     """Train one stage: units, features, text_only, no_vq, vq, flow, vocoder."""
     return train_command.command(args)
@@ -110,6 +117,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(run=corpus)
+
+    p = sub.add_parser("prepare", help=prepare.__doc__)
+    p.add_argument("corpus", choices=("librispeech", "libritts", "emilia"))
+    p.add_argument("folder", help="where it was unpacked: subsets, or tar shards like EN/EN-B000000.tar")
+    p.add_argument("--out", required=True, help="folder for audio/ and manifest.tsv; an interrupted run continues")
+    p.add_argument("--subset", nargs="+", default=[], help="such as dev-clean train-clean-100 (default: all there are)")
+    p.add_argument("--hours", type=float, help="only so much of it, held-out speech included (default: everything)")
+    p.add_argument("--workers", type=int, default=1, help="parallel processes (default: 1)")
+    p.add_argument(
+        "--graphs", help="folder of the release's .onnx files (cosyvoice/): add S3 units and CAM++ speaker vectors"
+    )
+    p.add_argument("--json", action="store_true", help="print JSON")
+    p.set_defaults(run=prepare)
 
     p = sub.add_parser("train", help=train.__doc__)
     train_command.add_arguments(p)

@@ -29,7 +29,7 @@ from .phones import read_aloud
 from .pitch import mel_pitch
 from .pointer import sound_path
 from .repro import bfloat16_is_fast
-from .shards import SHARD, read_shard_rows, write_shard
+from .shards import SHARD, fits, write_shard
 from .speaker import GE2E, load_speaker_encoder
 from .text import Word, load_tokenizer, split_words, tokenize
 from .units import MiniUnits
@@ -208,12 +208,13 @@ def shift_of(utterance: Utterance) -> float:
     """How much faster and higher a training recording is played; 1 for half of them and for all held-out ones.
 
     Five synthetic voices are few. A shifted recording has other formants, another pitch and tempo: another speaker.
-    The later takes of a recording are all shifted.
+    The later takes of a recording are all shifted. None becomes longer than the encoder's window.
     """
     # dev: shifted-voices
     draw = random.Random(utterance.id)
     plain = draw.random() < 0.5 and TAKE not in utterance.id
-    return 1.0 if utterance.split != "train" or plain else draw.uniform(0.85, 1.2)
+    slowest = max(0.85, math.ceil(100 * (utterance.seconds + 0.001) / WINDOW_SECONDS) / 100)
+    return 1.0 if utterance.split != "train" or plain else draw.uniform(slowest, 1.2)
 
 
 def shifted(wav: torch.Tensor, times: Sequence[tuple], factor: float) -> tuple[torch.Tensor, list[tuple]]:
@@ -243,7 +244,7 @@ def build(
     for number in tqdm(range(worker, len(shards), n_workers), desc="features", unit="file", disable=not progress):
         part = utterances[number * SHARD : (number + 1) * SHARD]
         path = folder / f"features-{number:05d}.safetensors"
-        if path.is_file() and _fits(path, part, extractor.fingerprint):
+        if path.is_file() and fits(path, part, extractor.fingerprint):
             continue
         features = []
         for u in part:
@@ -267,8 +268,3 @@ def _row(utterance: Utterance, features: dict[str, torch.Tensor]) -> dict:
     names = ("id", "split", "speaker", "style", "text")
     seconds = features["mel"].shape[1] * MEL_HOP / VOCODER_RATE
     return {name: getattr(utterance, name) for name in names} | {"seconds": round(seconds, 3)} | lengths
-
-
-def _fits(path: Path, part: Sequence[Utterance], fingerprint: str) -> bool:
-    rows, theirs = read_shard_rows(path)
-    return theirs == fingerprint and [(r["id"], r["text"]) for r in rows] == [(u.id, u.text) for u in part]

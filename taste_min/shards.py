@@ -32,3 +32,9 @@ def read_shard_rows(path: Path) -> tuple[list[dict], str]:
         raise TasteError(
             f"{path} is not a feature file; delete it and run `taste-min train features` again."
         ) from error
+
+
+def fits(path: Path, utterances: Sequence, fingerprint: str) -> bool:
+    """Whether a file holds these utterances (with id and text), made by what the fingerprint stands for."""
+    rows, theirs = read_shard_rows(path)
+    return theirs == fingerprint and [(r["id"], r["text"]) for r in rows] == [(u.id, u.text) for u in utterances]

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from filelock import FileLock
+from corpus_trees import Here
 
 import taste_min
-from taste_min import corpus_build
+from taste_min import corpus_build, corpus_files
 from taste_min.align import Word, in_dictionary
 from taste_min.corpus import COLUMNS, HELD_OUT_VOICE, Job, load_manifest, plan, sentences
 from taste_min.corpus_build import build
@@ -112,26 +112,9 @@ def fake_build(tmp_path, monkeypatch):
         named = {"id": job.id, "audio": f"audio/{job.id}.flac", "text": job.text, "words": '[["One", 0.1, 0.2]]'}
         return row | named | {"speaker": "joe", "split": "train", "prosody": prosody}
 
-    class Here:
-        def __init__(self, *_):
-            pass
-
-        __enter__ = lambda self: self  # noqa: E731
-        __exit__ = lambda self, *_: None  # noqa: E731
-
-        def submit(self, function, *args):
-            from concurrent.futures import Future
-
-            future = Future()
-            try:
-                future.set_result(function(*args))
-            except TasteError as error:
-                future.set_exception(error)
-            return future
-
     monkeypatch.setattr(corpus_build, "plan", lambda hours: jobs)
     monkeypatch.setattr(corpus_build, "make", make)
-    monkeypatch.setattr(corpus_build, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(corpus_files, "ProcessPoolExecutor", Here)
     return lambda: build(1, tmp_path, progress=False), made, tmp_path
 
 
@@ -147,14 +130,6 @@ def test_an_interrupted_build_continues(fake_build):
     run()
     assert made[5:] == ["id1", "id5"]
     assert sorted((out / "manifest.tsv").read_text().splitlines()) == sorted(whole.splitlines())
-
-
-def test_two_builds_in_one_folder_are_refused(fake_build):
-    run, made, out = fake_build
-    with FileLock(out / ".lock"), pytest.raises(TasteError, match="another build"):
-        run()
-    assert not made
-    assert run()["utterances"] == 5
 
 
 def test_the_manifest_is_typed_and_damage_is_named(fake_build):
