@@ -25,16 +25,16 @@ def read_swapped(text: str, n_words: int) -> tuple[int, ...]:
 
     Raises TasteError for anything else, for numbers that the text does not have, and for an empty list.
     """
-    numbers = set()
+    numbers, absent = set(), TasteError(f"swapped is '{text:.80}', but the text has the words 0 to {n_words - 1}.")
     for part in text.replace(" ", "").split(","):
         if not re.fullmatch(r"[0-9]{1,9}(-[0-9]{1,9})?", part):
-            raise TasteError(f"swapped is '{text}'; give word numbers from 0 such as 0-2,14.")
+            raise TasteError(f"swapped is '{text:.80}'; give word numbers from 0 such as 0-2,14.")
         first, _, last = part.partition("-")
-        if int(last or first) >= n_words:  # before the numbers are written out
-            raise TasteError(f"swapped is '{text}', but the text has the words 0 to {n_words - 1}.")
+        if int(last or first) >= n_words:  # asked before a long range is written out
+            raise absent
         numbers.update(range(int(first), int(last or first) + 1))
     if not numbers:
-        raise TasteError(f"swapped is '{text}', which names no word; give a range such as 0-2.")
+        raise absent
     return tuple(sorted(numbers))
 
 

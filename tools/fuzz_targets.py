@@ -396,5 +396,5 @@ TARGETS = [
     ),
     Target("training manifest", inputs.tables([UTTERANCE, UTTERANCE]), features_of),
     Target("evaluation manifest", inputs.tables([EDIT, EDIT | {"id": "u2"}]), recordings_of, cost=3),
-    Target("command line", words(), command_of, cost=20, named=False),
+    Target("command line", words(), command_of, cost=3, named=False),
 ]
