@@ -23,6 +23,7 @@ from .errors import TasteError
 
 SAMPLE_RATE = 16_000  # Hz, everything on the encoder side
 VOCODER_RATE = 22_050  # Hz, everything on the decoder side
+MEL_FFT, MEL_HOP = 1024, 256  # samples: window and step of the mel spectrogram that flow and vocoder share
 WINDOW_SECONDS = 30  # Whisper's window
 MAX_SECONDS = 3600  # longest recording read at once
 BLOCK = 2**14  # frames read at a time: a header may claim any length
@@ -161,15 +162,18 @@ def vocoder_mel(wav: torch.Tensor) -> torch.Tensor:
 
     n_fft and window 1024, hop 256 (86.13 frames per second), 0-8 kHz, magnitudes, F = S // 256.
     """
-    n_fft, hop = 1024, 256
-    pad = (n_fft - hop) // 2
-    batched = wav if wav.ndim == 2 else wav[None]
-    padded = F.pad(batched[:, None], (pad, pad), mode="reflect")[:, 0]
-    window = torch.hann_window(n_fft, device=wav.device)
-    stft = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True)
+    stft = vocoder_stft(wav if wav.ndim == 2 else wav[None])
     magnitude = torch.sqrt(stft.real**2 + stft.imag**2 + 1e-9)
-    mel = torch.log((mel_filters(80, VOCODER_RATE, n_fft).to(wav.device) @ magnitude).clamp(min=1e-5))
+    mel = torch.log((mel_filters(80, VOCODER_RATE, MEL_FFT).to(wav.device) @ magnitude).clamp(min=1e-5))
     return mel if wav.ndim == 2 else mel[0]
+
+
+def vocoder_stft(wav: torch.Tensor) -> torch.Tensor:
+    """The short-time spectrum under `vocoder_mel`: (B, S) -> (B, 513, F), complex."""
+    pad = (MEL_FFT - MEL_HOP) // 2
+    padded = F.pad(wav[:, None], (pad, pad), mode="reflect")[:, 0]
+    window = torch.hann_window(MEL_FFT, device=wav.device)
+    return torch.stft(padded, MEL_FFT, MEL_HOP, window=window, center=False, return_complex=True)
 
 
 def kaldi_fbank(wav: torch.Tensor) -> torch.Tensor:

@@ -130,6 +130,7 @@ class VocoderConfig:
     istft_hop: int = 4
     n_harmonics: int = 9  # the fundamental and eight overtones
     f0_channels: int = 512
+    mel_matches: int = 0  # times that the waveform is scaled to the mel spectrogram it was made from, see mel_match.py
 
     def __post_init__(self):
         stages = {len(self.upsample_rates), len(self.upsample_kernels), len(self.source_kernels)}
@@ -292,7 +293,7 @@ def mini() -> TasteConfig:
             start_at_mu=True,
             noise_scale=0.3,
         ),
-        vocoder=VocoderConfig(channels=192, f0_channels=128),
+        vocoder=VocoderConfig(channels=192, f0_channels=128, mel_matches=1),
     )
 
 

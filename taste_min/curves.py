@@ -16,17 +16,18 @@ SHIPPED = Path(__file__).parent / "checkpoints" / "mini" / "curves.json"
 POINTS = 150  # of a training curve, at most
 
 
-def read_curve(folder: str | Path) -> dict[str, list]:
-    """The curve of a run folder of `taste-min train`, also while the run goes on.
+def read_curve(*folders: str | Path) -> dict[str, list]:
+    """The curve of a run folder of `taste-min train`, also while the run goes on; of several, each from the weights of
+    the one before, the steps are counted on.
 
     Training losses are averaged over stretches of steps of equal length, so that at most POINTS remain; a point stands
     at the last step of its stretch. Raises TasteError when the folder holds no metrics.
     """
-    path = Path(folder) / "metrics.jsonl"
-    if not path.is_file():
-        raise TasteError(f"there is no metrics.jsonl in {folder}; name the folder of a run of `taste-min train`.")
-    # a line without its end is still being written
-    lines = [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines(keepends=True) if x.endswith("\n")]
+    lines, before = [], 0
+    for folder in folders:
+        run = _lines(folder)
+        lines += [line | {"step": before + line["step"]} for line in run]
+        before += run[-1]["step"]
     name = "cross_entropy" if any("cross_entropy" in x for x in lines) else "loss"  # its first steps may lack it
     train = [(x["step"], x[name]) for x in lines if name in x]
     dev = [[x["step"], {key: round(value, 4) for key, value in x["dev"].items()}] for x in lines if "dev" in x]
@@ -34,6 +35,14 @@ def read_curve(folder: str | Path) -> dict[str, list]:
     stretches = [train[i : i + size] for i in range(0, len(train), size)]
     means = [[part[-1][0], round(sum(loss for _, loss in part) / len(part), 4)] for part in stretches]
     return {"train": means, "dev": dev}
+
+
+def _lines(folder: str | Path) -> list[dict]:
+    path = Path(folder) / "metrics.jsonl"
+    if not path.is_file():
+        raise TasteError(f"there is no metrics.jsonl in {folder}; name the folder of a run of `taste-min train`.")
+    # a line without its end is still being written
+    return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines(keepends=True) if x.endswith("\n")]
 
 
 def read_curves(path: str | Path = SHIPPED) -> dict[str, dict[str, list]]:

@@ -70,11 +70,15 @@ METRICS = {
     "distillmos_above_original": (excess, _columns("distillmos", "distillmos_original", "1")),
     "speaker_similarity": (ratio, _columns("speaker_similarity", "1")),
     "bits_per_second": (ratio, _columns("bits", "seconds_original")),
+    "unit_cross_entropy": (ratio, _columns("unit_nats", "unit_positions")),
+    "unit_top1_accuracy": (ratio, _columns("unit_top1", "unit_positions")),
+    "unit_top5_accuracy": (ratio, _columns("unit_top5", "unit_positions")),
 }
 # median over words; a row holds the list of its words' coefficients
 MEDIANS = tuple(f"{what}_transfer_{words}" for what in ("duration", "f0") for words in ("swapped", "unswapped"))
 LABELS = {
     "distillmos": "DistillMOS, in the place of the paper's UTMOS: another model, not to be compared with its numbers",
+    "codebook_perplexity": "entries in use, weighted by how often, mean over layers; at most the number of words",
     "speaker_similarity": "cosine of GE2E embeddings, not the paper's model: it is high for every codec",
     "visqol": "speech mode, polynomial mapping; another timing of the words lowers it too",
 }
@@ -118,6 +122,9 @@ def evaluate_batch(
             row |= {"seconds_spoken": round(len(spoken[i].wav) / spoken[i].sample_rate, 4), "ended": spoken[i].ended}
             if spoken[i].bits is not None:
                 row["bits"] = round(spoken[i].bits, 2)
+            row |= spoken[i].teacher_forced or {}
+            if spoken[i].codes is not None:
+                row["codes"] = spoken[i].codes
             sides = [listen(wav, recording.text, speaker_encoder, skip) for wav in (originals[i], said[i])]
             if recording.donor:
                 donor = listen(recording.load_donor(), recording.text, speaker_encoder, skip)
@@ -161,7 +168,17 @@ def aggregate(rows: list[Row]) -> dict[str, dict]:
             alone = len(groups) == 1
             interval = Interval(float(np.median(groups[0])), None, None) if alone else grouped_interval(groups)
             results[name] = asdict(interval) | {"words": sum(map(len, groups))}
+    codes = np.array([word for row in rows for word in row.get("codes", [])])  # (W, R)
+    if len(codes):
+        value = {"value": codebook_perplexity(codes), "low": None, "high": None, "words": len(codes)}
+        results["codebook_perplexity"] = value | {"note": LABELS["codebook_perplexity"]}
     return results
+
+
+def codebook_perplexity(codes: np.ndarray) -> float:
+    """exp of the entropy of the entries that words use, mean over quantizer layers; codes: (W, R)."""
+    shares = [np.unique(layer, return_counts=True)[1] / len(layer) for layer in codes.T]
+    return float(np.mean([np.exp(-(p * np.log(p)).sum()) for p in shares]))
 
 
 def compare(a: dict, b: dict) -> dict[str, dict]:

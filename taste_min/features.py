@@ -22,12 +22,11 @@ import torchaudio
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from .audio import HOP, SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, log_mel, read_audio, vocoder_mel
+from .audio import HOP, MEL_HOP, SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, log_mel, read_audio, vocoder_mel
 from .encoder import WhisperEncoder
 from .errors import TasteError
 from .frame_labels import align_phones
 from .phones import read_aloud
-from .pitch import HOP as MEL_HOP
 from .pitch import mel_pitch
 from .pointer import sound_path
 from .repro import bfloat16_is_fast
@@ -174,10 +173,15 @@ def sound_times(wav: torch.Tensor, times: Sequence[tuple]) -> list[list[tuple[fl
     return found
 
 
+def unit_path(wav: torch.Tensor, words: Sequence[Word], n_units: int) -> torch.Tensor:
+    """Which sound of its text each unit of a recording (S,) at 16 kHz belongs to, see `pointer.sound_path`."""
+    times = [(word.text, word.start, word.end) for word in words]
+    return sound_path([word.text for word in words], sound_times(wav, times), n_units)
+
+
 def unit_sounds(wav: torch.Tensor, words: Sequence[Word], n_units: int) -> torch.Tensor:
     """The speech sound of every unit of a recording (S,) at 16 kHz, as index in `phones.SYMBOLS`: (n_units,)."""
-    texts, times = [word.text for word in words], [(word.text, word.start, word.end) for word in words]
-    return torch.tensor(read_aloud(texts)[0])[sound_path(texts, sound_times(wav, times), n_units)]
+    return torch.tensor(read_aloud([word.text for word in words])[0])[unit_path(wav, words, n_units)]
 
 
 def word_prosody(mel: torch.Tensor, f0: torch.Tensor, times: Sequence[tuple]) -> torch.Tensor:

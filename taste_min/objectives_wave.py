@@ -11,12 +11,12 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from .audio import MEL_HOP
 from .config import DiscriminatorConfig, TasteConfig
 from .data import Batch, FeatureStore
 from .discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_matching_loss, mel_loss
 from .flow import Flow
 from .objectives import Sums
-from .pitch import HOP
 from .vocoder import Vocoder
 
 
@@ -123,7 +123,7 @@ class VocoderObjective(nn.Module):
         """None = this part has nothing to learn at this step."""
         fighting = step >= self.adversary_from
         first = 13 * step % (self.n_pitch_frames - self.n_frames + 1)  # moves on, but is the same for both parts
-        frames, samples = slice(first, first + self.n_frames), slice(first * HOP, (first + self.n_frames) * HOP)
+        frames, samples = slice(first, first + self.n_frames), slice(first * MEL_HOP, (first + self.n_frames) * MEL_HOP)
         real = batch.wav[:, samples]
         if part == "adversary":
             self._speech = self.vocoder(batch.mel[:, :, frames], f0=batch.f0[:, frames])

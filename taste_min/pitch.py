@@ -12,9 +12,7 @@ import torch
 import torchaudio
 from swift_f0 import SwiftF0
 
-from .audio import SAMPLE_RATE, VOCODER_RATE
-
-HOP = 256  # samples per mel frame
+from .audio import MEL_HOP, SAMPLE_RATE, VOCODER_RATE
 
 
 @functools.cache
@@ -29,7 +27,7 @@ def mel_pitch(wav: torch.Tensor, low: float = 60.0, high: float = 500.0) -> torc
     voice where the nearer of its two neighbours has one. The result is on the CPU. A pure tone is no voice to the
     tracker: it wants harmonics.
     """
-    n_frames = len(wav) // HOP
+    n_frames = len(wav) // MEL_HOP
     if not n_frames:
         return torch.zeros(0)
     sound = torchaudio.functional.resample(wav.cpu().float(), VOCODER_RATE, SAMPLE_RATE)
@@ -37,7 +35,7 @@ def mel_pitch(wav: torch.Tensor, low: float = 60.0, high: float = 500.0) -> torc
     voiced = found.confidence >= 0.5
     if not voiced.any():
         return torch.zeros(n_frames)
-    middles = (np.arange(n_frames) + 0.5) * HOP / VOCODER_RATE
+    middles = (np.arange(n_frames) + 0.5) * MEL_HOP / VOCODER_RATE
     f0 = np.exp(np.interp(middles, found.timestamps[voiced], np.log(found.pitch_hz[voiced])))
     has_voice = np.interp(middles, found.timestamps, voiced.astype(float)) >= 0.5
     return torch.from_numpy(np.where(has_voice, f0, 0.0)).float()

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .config import TasteConfig
 from .errors import TasteError
 from .flow import Flow
+from .mel_match import match_mel
 from .text import tokenize
 from .tokens import TasteTokens
 from .unit_decoder import GeneratedUnits, Sampling, UnitDecoder
@@ -212,7 +213,9 @@ class SpeechDecoder(nn.Module):
     def vocode(self, mel: torch.Tensor, seed: int = 0) -> torch.Tensor:
         """A mel spectrogram (M, F) of the flow or of `audio.vocoder_mel` -> waveform (S,) at 22.05 kHz."""
         generator = torch.Generator(self.device).manual_seed(seed)
-        return self.part("vocoder")(mel[None].to(self.device), generator=generator).wav[0].cpu()
+        mel = mel[None].to(self.device)
+        wav = self.part("vocoder")(mel, generator=generator).wav
+        return match_mel(wav, mel, self.config.vocoder.mel_matches)[0].cpu()
 
     def _speaker(self, embedding: torch.Tensor) -> torch.Tensor:
         """Raises TasteError unless the embedding has the size that this model's decoders read."""

@@ -35,6 +35,7 @@ from .features import unit_sounds
 from .metrics import word_times
 from .peers import PEERS, Peer, load_peer
 from .recordings import Recording
+from .teacher import teacher_forced
 from .text import split_words, tokenize
 
 if TYPE_CHECKING:
@@ -48,13 +49,16 @@ SYSTEMS = ("mini", "text-only", "no-vq", "topline", "topline-text", "vocoder", "
 class Spoken:
     """What a system said. wav: (S,) at `sample_rate`. bits: spent on the utterance, None where that means nothing.
 
-    ended: False when the unit decoder was stopped at its length limit.
+    ended: False when the unit decoder was stopped at its length limit. teacher_forced: see teacher.py, where there is
+    a unit decoder. codes: those that were spoken, R per word.
     """
 
     wav: torch.Tensor
     sample_rate: int
     bits: float | None = None
     ended: bool = True
+    teacher_forced: dict[str, float] | None = None
+    codes: list[list[int]] | None = None
 
     def at_16k(self) -> torch.Tensor:
         return torchaudio.functional.resample(self.wav, self.sample_rate, SAMPLE_RATE)
@@ -100,12 +104,16 @@ class System:
             return [Spoken(*self.peer(recording.load())) for recording in recordings]
         if self.name not in SYSTEMS:
             return [self._from_file(recording) for recording in recordings]
-        tokens = [self._tokens(recording) for recording in recordings]
-        decoded = self.taste.decode_many(tokens, text_only=self.name == "text-only", seed=seed)
-        return [
-            Spoken(speech.wav, speech.sample_rate, self._bits(one), speech.ended)
-            for one, speech in zip(tokens, decoded, strict=True)
-        ]
+        tokens, text_only = [self._tokens(recording) for recording in recordings], self.name == "text-only"
+        decoded = self.taste.decode_many(tokens, text_only=text_only, seed=seed)
+        spoken = []
+        for recording, one, speech in zip(recordings, tokens, decoded, strict=True):
+            known = None  # an edit has no true past
+            if not recording.donor:
+                known = teacher_forced(self.taste, recording.load(), one, text_only)
+            codes = one.codes.tolist() if self.name == "mini" else None
+            spoken.append(Spoken(speech.wav, speech.sample_rate, self._bits(one), speech.ended, known, codes))
+        return spoken
 
     def _tokens(self, recording: Recording) -> "TasteTokens":
         """Tokens of a recording; those of an edit hold the donor's words where they were swapped."""

@@ -20,10 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .audio import HOP, SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, check_audio, log_mel
+from .audio import HOP, MEL_HOP, SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, check_audio, log_mel
 from .errors import TasteError
 from .onnx_session import open_graph
-from .pitch import HOP as PITCH_HOP
 from .pitch import mel_pitch
 
 UNIT_SAMPLES = 2 * HOP  # samples of one unit at 16 kHz: 50 units per second
@@ -69,7 +68,7 @@ def relative_pitch(wav: torch.Tensor, n_units: int) -> torch.Tensor:
     Limited to half an octave and a bit either way, so that octave errors of the tracker do not lead a cluster.
     """
     f0 = mel_pitch(torchaudio.functional.resample(wav, SAMPLE_RATE, VOCODER_RATE))  # (F,) Hz
-    middle = (torch.arange(n_units) + 0.5) * UNIT_SAMPLES / SAMPLE_RATE * VOCODER_RATE / PITCH_HOP
+    middle = (torch.arange(n_units) + 0.5) * UNIT_SAMPLES / SAMPLE_RATE * VOCODER_RATE / MEL_HOP
     f0 = f0[middle.long().clamp(max=len(f0) - 1)]  # (U,)
     voiced = f0 > 0
     if not voiced.any():

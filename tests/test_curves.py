@@ -41,6 +41,12 @@ def test_steps_before_the_first_unit_loss_are_left_out(tmp_path):
     assert read_curve(tmp_path)["train"] == [[10, 10.0], [20, 20.0], [30, 30.0]]
 
 
+def test_runs_that_went_on_from_each_other_are_one_curve(tmp_path):
+    first, second = log(tmp_path / "a", n=2), log(tmp_path / "b", n=1)
+    assert read_curve(first, second)["train"] == [[10, 10.0], [20, 20.0], [30, 10.0]]
+    assert read_curve(second, first)["train"] != read_curve(first, second)["train"]
+
+
 def test_a_line_that_is_being_written_does_not_count(tmp_path):
     assert read_curve(log(tmp_path / "a", cut=True)) == read_curve(log(tmp_path / "b"))
 

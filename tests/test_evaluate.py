@@ -9,7 +9,7 @@ from fake_taste import TEXT, speech, tiny_taste
 from taste_min import cli, evaluate, evaluate_command, judge, metrics, quality, speaker, tokenizer
 from taste_min.audio import SAMPLE_RATE, write_audio
 from taste_min.errors import TasteError
-from taste_min.evaluate import MEDIANS, METRICS, aggregate, compare
+from taste_min.evaluate import MEDIANS, METRICS, aggregate, codebook_perplexity, compare
 from taste_min.text import Word
 
 
@@ -32,6 +32,10 @@ def row(i: int, text: str, errors: int, shift: float = 0.0) -> dict:
         "visqol": 2.5,
         "distillmos": 4.1,
         "distillmos_original": 4.0,
+        "unit_nats": 120.0,
+        "unit_top1": 40,
+        "unit_top5": 55,
+        "unit_positions": 60,
         "duration_transfer_swapped": [1.0, 0.8],
         "duration_transfer_unswapped": [0.0, 0.1 * (i % 3)],
         "f0_transfer_swapped": [0.9],
@@ -238,3 +242,9 @@ def test_mistakes_end_in_one_sentence(workplace, monkeypatch, capsys, arguments,
     assert cli.main(["evaluate", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_codebook_perplexity_counts_the_entries_in_use():
+    one, four = np.zeros((8, 1), dtype=int), np.arange(8)[:, None] % 4
+    assert codebook_perplexity(one) == pytest.approx(1) and codebook_perplexity(four) == pytest.approx(4)
+    assert codebook_perplexity(np.hstack((one, four))) == pytest.approx(2.5)

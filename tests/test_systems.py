@@ -1,5 +1,7 @@
 """Every system says something of the right kind, through a whole Taste of random weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from fake_taste import TEXT, speech, tiny_taste
@@ -10,7 +12,8 @@ from taste_min.errors import TasteError
 from taste_min.phones import SYMBOLS, word_sounds
 from taste_min.recordings import Recording
 from taste_min.systems import SYSTEMS, System
-from taste_min.text import Word
+from taste_min.teacher import teacher_forced
+from taste_min.text import Word, tokenize
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,35 @@ def test_the_topline_with_text_tells_the_flow_the_sounds(recordings, taste, monk
     assert heard[:3] == [None] * 3  # without text, text that is not found, without text
     said = heard[3][10:20]  # the first word lasts ten units, its pause comes before it
     assert len(heard[3]) == 50 and {SYMBOLS[i] for i in said} <= {*word_sounds(words[1].text), " "}
+
+
+def test_the_unit_decoder_is_asked_with_the_true_past(recordings, taste):
+    """What it knows depends on the codes, from text alone it does not; the others have no unit decoder."""
+    known = {name: System(name, taste).speak(recordings[:1])[0].teacher_forced for name in SYSTEMS}
+    assert known["original"] is known["vocoder"] is known["topline"] is known["topline-text"] is None
+    for name in ("mini", "text-only", "no-vq"):
+        sums = known[name]
+        assert sums["unit_positions"] == 51  # 50 units and the end
+        assert sums["unit_nats"] > 0 and 0 <= sums["unit_top1"] <= sums["unit_top5"] <= 51
+    assert known["mini"]["unit_nats"] != known["no-vq"]["unit_nats"]
+    tokens, wav = taste.encode(recordings[0].load(), TEXT), recordings[0].load()
+    other = replace(tokens, embeddings=-tokens.embeddings)
+    for text_only in (False, True):
+        pair = [teacher_forced(taste, wav, one, text_only)["unit_nats"] for one in (tokens, other)]
+        assert (pair[0] == pair[1]) is text_only
+    with torch.no_grad():
+        by_hand = -taste.unit_decoder(*teacher_inputs(taste, wav, tokens)).logits[0].log_softmax(dim=-1)
+    labels = [*taste.unit_ids(wav).tolist(), taste.unit_decoder.end_of_speech]
+    start = len(by_hand) - len(labels)
+    nats = sum(float(by_hand[start + i, label]) for i, label in enumerate(labels))
+    assert nats == pytest.approx(teacher_forced(taste, wav, tokens)["unit_nats"], abs=1e-2)
+
+
+def teacher_inputs(taste, wav, tokens):
+    text, units = tokenize(taste.tokenizer, TEXT.split()), taste.unit_ids(wav)
+    lengths = torch.tensor([len(text.token_ids)]), torch.tensor([len(units)])
+    speaker, vectors = tokens.speaker_embedding[None], tokens.embeddings[text.word_ids][None]
+    return text.token_ids[None], lengths[0], units[None], lengths[1], speaker, vectors
 
 
 def test_a_folder_of_another_systems_files(recordings, tmp_path):
