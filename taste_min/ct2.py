@@ -5,7 +5,6 @@ the model, u32 revision, u32 count, then per variable its name, u8 rank, u32 dim
 the end u32 count of aliases, each a pair of names. A string is a u16 length and as many bytes, the last one zero.
 """
 
-import itertools
 import json
 import math
 import struct
@@ -231,11 +230,9 @@ def _generation_config(path: Path, tokens: Tokens, special: dict[str, int], conf
     try:
         extra = json.loads(path.read_text(encoding="utf-8"))
         listed = [extra[key] for key in ("suppress_ids", "suppress_ids_begin", "alignment_heads")]
-        for number in itertools.chain(listed[0], listed[1], *listed[2]):
-            if not isinstance(number, int):
-                raise ValueError("a list holds something else than numbers")
-        if any(len(head) != 2 for head in listed[2]):
-            raise ValueError("an alignment head is a layer and a head")
+        numbers = [number for part in (*listed[:2], *listed[2]) for number in part]
+        if not all(isinstance(number, int) for number in numbers) or any(len(head) != 2 for head in listed[2]):
+            raise ValueError("the lists hold token ids, and pairs of layer and head")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TasteError(f"{path} is not the config.json of a CTranslate2 Whisper model; fetch it again.") from error
     settings = {

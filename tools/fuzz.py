@@ -18,7 +18,8 @@ from importlib import metadata
 from pathlib import Path
 
 import hypothesis
-from fuzz_targets import TARGETS, Finding, Target
+from fuzz_readers import Finding, Target
+from fuzz_targets import TARGETS
 
 from taste_min import assets
 from taste_min.errors import TasteError
@@ -71,9 +72,12 @@ def no_network():
         assets.fetch = original
 
 
-def run(target: Target, cases: int, seed: int) -> int:
-    """Feed a target with at most so many cases; returns how many it got. Raises Finding with the smallest bad case."""
-    done = 0
+def run(target: Target, cases: int, seed: int) -> tuple[int, int]:
+    """Feed a target with at most so many cases: how many it got, and how many of them it took for valid.
+
+    Raises Finding with the smallest bad case.
+    """
+    done = accepted = 0
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -85,17 +89,18 @@ def run(target: Target, cases: int, seed: int) -> int:
     )
     @hypothesis.given(target.cases)
     def check(case):
-        nonlocal done
+        nonlocal done, accepted
         done += 1
         with tempfile.TemporaryDirectory() as root:
             folder = Path(root, "cases")
             folder.mkdir()
             with clean(target):
                 target.run(folder, case)
+                accepted += 1
 
     with no_network(), warnings.catch_warnings(action="ignore"):
         check()
-    return done
+    return done, accepted
 
 
 def main() -> None:
@@ -108,15 +113,17 @@ def main() -> None:
     chosen = [target for target in TARGETS if (args.only or "") in target.name]
     share, rows = args.cases / sum(1 / target.cost for target in chosen), {}
     for target in chosen:
-        wanted, done, findings, started = round(share / target.cost), 0, [], time.process_time()
+        wanted, started = round(share / target.cost), time.process_time()
+        done, accepted, findings = 0, 0, []
         for number in range(-(-wanted // BATCH)):
             faulthandler.dump_traceback_later(600, exit=True)  # a hang shows where
             try:
-                done += run(target, min(BATCH, wanted - number * BATCH), args.seed + number)
+                fed, valid = run(target, min(BATCH, wanted - number * BATCH), args.seed + number)
+                done, accepted = done + fed, accepted + valid
             except Finding as finding:
                 findings.append(" ".join([str(finding), *getattr(finding, "__notes__", [])])[:600])
         seconds = round(time.process_time() - started, 1)
-        rows[target.name] = {"cases": done, "cpu_seconds": seconds, "findings": sorted(set(findings))}
+        rows[target.name] = {"cases": done, "valid": accepted, "cpu_seconds": seconds, "findings": findings}
         print(
             f"{target.name:<24}{done:>8} cases{seconds:>8.1f} s", *rows[target.name]["findings"], sep="\n  ", flush=True
         )

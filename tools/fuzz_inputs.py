@@ -4,21 +4,18 @@ import copy
 import io
 import json
 import math
-import os
-import pickle
 import struct
 import tarfile
 import zipfile
-from pathlib import Path
 
-import numpy as np
-import soundfile
 import torch
 from hypothesis import strategies as st
 from safetensors.torch import save
 
 EDGES = (0, 1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**36 - 1, 2**62, 2**64 - 1)
+
 DEEP = "[" * 20_000  # JSON that no parser can follow
+
 ODD = (
     None,
     True,
@@ -39,6 +36,7 @@ ODD = (
     {"a": 1},
     [None],
 )
+
 CELLS = (
     "",
     "x",
@@ -56,7 +54,9 @@ CELLS = (
     "x" * 200_000,
     "../x.wav",
 )
+
 ESCAPES = ("../escaped", "/escaped", "a/../../escaped", "..\\escaped", "C:/escaped")
+
 integers = st.sampled_from(EDGES) | st.integers(0, 2**64 - 1)
 
 
@@ -157,52 +157,6 @@ def tables(draw, rows: list[dict[str, object]]) -> bytes:
     return draw(damaged([data])) if draw(st.integers(0, 4)) == 0 else data
 
 
-def tone(seconds: float, rate: int = 16_000) -> np.ndarray:
-    """A sine of 220 Hz: (samples,) float32."""
-    return (0.3 * np.sin(2 * np.pi * 220 * np.arange(int(seconds * rate)) / rate)).astype("float32")
-
-
-def recordings() -> list[bytes]:
-    """Small valid sound files: every format that the package names, one and two channels, several rates."""
-    files = []
-    for rate, form, subtype, channels in (
-        (16_000, "WAV", "PCM_16", 1),
-        (16_000, "WAV", "FLOAT", 1),
-        (22_050, "WAV", "PCM_U8", 2),
-        (48_000, "WAVEX", "PCM_24", 2),
-        (16_000, "FLAC", "PCM_16", 1),
-        (44_100, "FLAC", "PCM_16", 2),
-        (16_000, "OGG", "VORBIS", 1),
-        (16_000, "MP3", "MPEG_LAYER_III", 1),
-    ):
-        file, wav = io.BytesIO(), tone(0.1, rate)
-        soundfile.write(file, np.stack([wav] * channels, axis=1), rate, format=form, subtype=subtype)
-        files.append(file.getvalue())
-    return files
-
-
-class Mine:
-    """Unpickled by a careless reader, it makes a folder: code of a stranger was run."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.folder),)
-
-
-def pickles(trap: Path) -> list[bytes]:
-    """State dicts in both formats of torch, plain pickles, and the same with a `Mine` inside."""
-    good, files = {"a": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.int64)}, []
-    for content in (good, {**good, "c": Mine(trap)}, Mine(trap), [1, 2], {"model_state": good}):
-        files.append(pickle.dumps(content))
-        for zipped in (True, False):
-            file = io.BytesIO()
-            torch.save(content, file, _use_new_zipfile_serialization=zipped)
-            files.append(file.getvalue())
-    return files
-
-
 @st.composite
 def archives(draw, wanted: tuple[str, ...]) -> tuple[str, bytes]:
     """(file name, bytes) of a wheel or an sdist with wanted members, names that lead elsewhere, links and devices."""
@@ -224,42 +178,3 @@ def archives(draw, wanted: tuple[str, ...]) -> tuple[str, bytes]:
             entry.size = 4 if kind == "file" else 0
             sdist.addfile(entry, io.BytesIO(b"data"))
     return "a.tar.gz", file.getvalue()
-
-
-def whisper_variables(d: int = 2) -> dict[str, torch.Tensor]:
-    """Every variable of a CTranslate2 Whisper with one layer on each side, as float16 zeros."""
-    shapes = {"encoder/conv1": (d, 5, 3), "encoder/conv2": (d, d, 3)}
-    norms = ["encoder/layer_norm", "decoder/layer_norm"]
-    for side, attentions in (("encoder", ("self_attention",)), ("decoder", ("self_attention", "attention"))):
-        for attention in attentions:
-            norms.append(f"{side}/layer_0/{attention}/layer_norm")
-            stacked = (3 * d, d) if attention == "self_attention" else (d, 2 * d, d)
-            for i, rows in enumerate(stacked):
-                shapes[f"{side}/layer_0/{attention}/linear_{i}"] = (rows, d)
-        norms.append(f"{side}/layer_0/ffn/layer_norm")
-        shapes |= {f"{side}/layer_0/ffn/linear_0": (3, d), f"{side}/layer_0/ffn/linear_1": (d, 3)}
-    variables = {f"{name}/{part}": torch.zeros(d) for name in norms for part in ("gamma", "beta")}
-    variables |= {f"{name}/weight": torch.zeros(shape) for name, shape in shapes.items()}
-    variables |= {f"{name}/bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
-    variables |= {f"{side}/position_encodings/encodings": torch.zeros(4, d) for side in ("encoder", "decoder")}
-    variables = {name: value.half() for name, value in variables.items()}
-    variables["decoder/embeddings/weight"] = torch.zeros(51864, d, dtype=torch.float16)
-    numbers = {"activation": 3, "alibi": 0, "pre_norm": 1, "scale_embeddings": 0, "start_from_zero_embedding": 0}
-    numbers = {f"decoder/{name}": value for name, value in numbers.items()}
-    numbers |= {"encoder/num_heads": 1, "decoder/num_heads": 1}
-    return variables | {name: torch.tensor(value, dtype=torch.int8) for name, value in numbers.items()}
-
-
-def ct2_bytes(variables: dict[str, torch.Tensor]) -> bytes:
-    """A model.bin in the layout that taste_min/ct2.py describes. A type that it does not know gets the number 9."""
-
-    def string(text: str) -> bytes:
-        return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"
-
-    codes = {torch.float32: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.float16: 4}
-    file = struct.pack("<I", 6) + string("WhisperSpec") + struct.pack("<II", 3, len(variables))
-    for name, value in variables.items():
-        data = value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b""
-        file += string(name) + struct.pack(f"<B{value.ndim}I", value.ndim, *value.shape)
-        file += struct.pack("<BI", codes.get(value.dtype, 9), len(data)) + data
-    return file + struct.pack("<I", 1) + string("decoder/projection/weight") + string("decoder/embeddings/weight")
