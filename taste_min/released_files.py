@@ -88,10 +88,10 @@ def read_tensors(folder: Path, prefixes: tuple[str, ...]) -> Tensors:
     return tensors
 
 
-def unpickle(path: Path) -> Any:
+def unpickle(path: Path, mmap: bool = False) -> Any:
     """What torch.save wrote, as far as it is plain data. Raises TasteError when it is damaged or holds code."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a damaged pickle is a damaged program: the reader fails with whatever that runs into
         raise TasteError(f"{path} is damaged or holds more than weights; make it or download it again.") from error
 
@@ -100,7 +100,7 @@ def read_pickle(path: Path) -> Tensors:
     """The tensors of a .pt or .pth file, memory-mapped where its format allows that. No code in the file is run."""
     if not path.is_file():
         raise TasteError(f"there is no file {path}; correct the name.")
-    content = unpickle(path)
+    content = unpickle(path, mmap=zipfile.is_zipfile(path))
     tensors = content if isinstance(content, dict) else {}
     tensors = {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
     if not tensors:

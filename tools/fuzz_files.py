@@ -60,7 +60,8 @@ class Mine:
 def pickles(trap: Path) -> list[bytes]:
     """State dicts in both formats of torch, plain pickles, and the same with a `Mine` inside."""
     good, files = {"a": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.int64)}, []
-    for content in (good, {**good, "c": Mine(trap)}, Mine(trap), [1, 2], {"model_state": good}):
+    run = dict.fromkeys(("identity", "step", "objective", "optimizers", "ema"), 1)
+    for content in (good, {**good, "c": Mine(trap)}, Mine(trap), [1, 2], {"model_state": good}, good | run):
         files.append(pickle.dumps(content))
         for zipped in (True, False):
             file = io.BytesIO()
@@ -69,7 +70,7 @@ def pickles(trap: Path) -> list[bytes]:
     return files
 
 
-def whisper_variables(d: int = 2) -> dict[str, torch.Tensor]:
+def whisper_variables(d: int = 2, vocab_size: int = 51864) -> dict[str, torch.Tensor]:
     """Every variable of a CTranslate2 Whisper with one layer on each side, as float16 zeros."""
     shapes = {"encoder/conv1": (d, 5, 3), "encoder/conv2": (d, d, 3)}
     norms = ["encoder/layer_norm", "decoder/layer_norm"]
@@ -86,7 +87,7 @@ def whisper_variables(d: int = 2) -> dict[str, torch.Tensor]:
     variables |= {f"{name}/bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
     variables |= {f"{side}/position_encodings/encodings": torch.zeros(4, d) for side in ("encoder", "decoder")}
     variables = {name: value.half() for name, value in variables.items()}
-    variables["decoder/embeddings/weight"] = torch.zeros(51864, d, dtype=torch.float16)
+    variables["decoder/embeddings/weight"] = torch.zeros(vocab_size, d, dtype=torch.float16)
     numbers = {"activation": 3, "alibi": 0, "pre_norm": 1, "scale_embeddings": 0, "start_from_zero_embedding": 0}
     numbers = {f"decoder/{name}": value for name, value in numbers.items()}
     numbers |= {"encoder/num_heads": 1, "decoder/num_heads": 1}
@@ -170,6 +171,8 @@ SETTINGS = {
     "asr_config": {"_name_or_path": "."},
     "taste_min": {"latent_adds_std": True},
 }
+
+ROWS = [{"id": "u", "split": "dev", "text": "Hi", "seconds": 1.0}]
 
 INDEX = {"weight_map": {"a": "model.safetensors", "b": "model.safetensors"}}
 
