@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--only", help="targets whose name contains this; writes no record")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    facts = {"commit": commit(), "seed": args.seed, "hypothesis": metadata.version("hypothesis")}
     resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, -1))  # a reader that asks for more gets a MemoryError
     chosen = [target for target in TARGETS if (args.only or "") in target.name]
     share, rows = args.cases / sum(1 / target.cost for target in chosen), {}
@@ -124,14 +125,11 @@ def main() -> None:
                 findings.append(" ".join([str(finding), *getattr(finding, "__notes__", [])])[:600])
         seconds = round(time.process_time() - started, 1)
         rows[target.name] = {"cases": done, "valid": accepted, "cpu_seconds": seconds, "findings": findings}
-        print(
-            f"{target.name:<24}{done:>8} cases{seconds:>8.1f} s", *rows[target.name]["findings"], sep="\n  ", flush=True
-        )
+        print(f"{target.name:<24}{done:>8} cases{seconds:>8.1f} s", *findings, sep="\n  ", flush=True)
     total = sum(row["cases"] for row in rows.values())
     print(f"{total} cases")
     if not args.only:
-        run_facts = {"commit": commit(), "seed": args.seed, "hypothesis": metadata.version("hypothesis")}
-        write_json(OUT, {"cases": total, "targets": rows, "run": run_facts})
+        write_json(OUT, {"cases": total, "targets": rows, "run": facts})
     sys.exit(any(row["findings"] for row in rows.values()))
 
 
