@@ -9,6 +9,7 @@ Axes: B batch, S samples, F mel frames, M mel bands.
 """
 
 import functools
+import math
 import os
 from pathlib import Path
 
@@ -25,6 +26,8 @@ VOCODER_RATE = 22_050  # Hz, everything on the decoder side
 MEL_FFT, MEL_HOP = 1024, 256  # samples: window and step of the mel spectrogram that flow and vocoder share
 WINDOW_SECONDS = 30  # Whisper's window
 MAX_SECONDS = 3600  # longest recording read at once
+BLOCK = 2**14  # frames read at a time: a header may claim any length
+LARGEST_FILTER = 2**22  # taps of a resampling filter, 34 MB; 44.1 kHz to 16 kHz takes 70,560
 N_FFT, HOP = 400, 160  # Whisper's 25 ms window and 10 ms hop at 16 kHz
 SILENCE = 1e-3  # peak below -60 dBFS
 
@@ -63,28 +66,42 @@ def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE, convert: bool =
     Raises TasteError when the file is missing, not audio, empty, NaN, silent, too long, or in another format.
     """
     path = Path(path)
-    if not path.is_file():
-        raise TasteError(f"{path} is not a file; give the path of a recording (wav, flac, ogg or mp3).")
+    if not os.path.isfile(path):  # unlike Path.is_file also for names that no file can have
+        raise TasteError(f"{str(path):.300} is not a file; give the path of a recording (wav, flac, ogg or mp3).")
     try:
-        info = soundfile.info(str(path))
-        if info.duration > MAX_SECONDS:
-            raise TasteError(_too_long(path.name, info.duration))
-        data, rate = soundfile.read(str(path), dtype="float32", always_2d=True)  # (S, channels)
+        with soundfile.SoundFile(str(path)) as file:
+            rate, blocks = file.samplerate, []
+            _check_format(path.name, file, sample_rate, convert)
+            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):  # (BLOCK, channels)
+                blocks.append(block.mean(axis=1))
     except soundfile.LibsndfileError as error:
         raise TasteError(f"{path.name} is not a readable audio file; convert it to wav or flac first.") from error
-    if len(data) == 0:
+    if not blocks:
         raise TasteError(f"{path.name} is empty; give a recording with at least one spoken word.")
-    if rate < sample_rate:
-        raise TasteError(f"{path.name} has {rate} Hz; record at {sample_rate} Hz or more (up-sampling adds no detail).")
-    if not convert and (rate != sample_rate or data.shape[1] != 1):
-        raise TasteError(
-            f"{path.name} has {rate} Hz and {data.shape[1]} channel(s) instead of {sample_rate} Hz mono; "
-            "add --convert (convert=True) to average the channels and resample."
-        )
-    wav = torch.from_numpy(data.mean(axis=1))  # (S,)
+    wav = torch.from_numpy(np.concatenate(blocks))  # (S,)
     if rate != sample_rate:
         wav = torchaudio.functional.resample(wav, rate, sample_rate)
     return check_audio(wav, path.name)
+
+
+def _check_format(name: str, file: soundfile.SoundFile, sample_rate: int, convert: bool) -> None:
+    """Raises TasteError for what the header alone tells: too long, too low or too odd a rate, several channels."""
+    rate = file.samplerate
+    if file.frames > MAX_SECONDS * rate:
+        raise TasteError(_too_long(name, file.frames / rate))
+    if file.frames == 0:
+        raise TasteError(f"{name} is empty; give a recording with at least one spoken word.")
+    if rate < sample_rate:
+        raise TasteError(f"{name} has {rate} Hz; record at {sample_rate} Hz or more (up-sampling adds no detail).")
+    if not convert and (rate != sample_rate or file.channels != 1):
+        raise TasteError(
+            f"{name} has {rate} Hz and {file.channels} channel(s) instead of {sample_rate} Hz mono; "
+            "add --convert (convert=True) to average the channels and resample."
+        )
+    if rate * sample_rate // math.gcd(rate, sample_rate) ** 2 > LARGEST_FILTER:
+        raise TasteError(
+            f"{name} has {rate} Hz, an unusual rate; convert it to {sample_rate}, 44100 or 48000 Hz first."
+        )
 
 
 def write_audio(path: str | Path, wav: torch.Tensor, sample_rate: int = VOCODER_RATE) -> None:

@@ -1,6 +1,6 @@
 """The command `taste-min`: one function per subcommand, each with --json where it reports numbers.
 
-A TasteError ends as one sentence on stderr and exit code 2.
+A TasteError, and a file that the system refuses, end as one sentence on stderr and exit code 2.
 """
 
 import argparse
@@ -159,7 +159,9 @@ def main(argv: list[str] | None = None) -> int:
         return args.run(args)
     except TasteError as error:
         print(f"taste-min: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:  # of a file that was named: no permission, a folder, a name that is too long, a full disk
+        print(f"taste-min: {error.filename or 'a file'} cannot be used ({error.strerror or error}).", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -76,21 +76,21 @@ def read_model(path: str | Path) -> dict[str, np.ndarray]:
     reader = _Reader(path)
     header = (reader.integer("I"), reader.string(), reader.integer("I"))
     if header != (6, "WhisperSpec", 3):
-        reader.fail(f"its header is {header}")
+        reader.fail(f"its header is {header!r:.80}")
     variables = {}
     for _ in range(reader.integer("I")):
         name, rank = reader.string(), reader.integer("B")
         if rank > _MAX_RANK or name in variables:
-            reader.fail(f"variable '{name}' has rank {rank} or appears twice")
+            reader.fail(f"variable {name!r:.80} has rank {rank} or appears twice")
         shape = tuple(reader.integer("I") for _ in range(rank))
         code, n_bytes = reader.integer("B"), reader.integer("I")
-        if code >= len(_DTYPES) or math.prod(shape) * _DTYPES[code].itemsize != n_bytes:
-            reader.fail(f"variable '{name}' of shape {shape} and type {code} cannot have {n_bytes} bytes")
+        if code >= len(_DTYPES) or 0 in shape or math.prod(shape) * _DTYPES[code].itemsize != n_bytes:
+            reader.fail(f"variable {name!r:.80} of shape {shape} and type {code} cannot have {n_bytes} bytes")
         variables[name] = np.frombuffer(reader.take(n_bytes), dtype=_DTYPES[code]).reshape(shape)
     for _ in range(reader.integer("I")):
         alias, name = reader.string(), reader.string()
         if name not in variables or alias in variables:
-            reader.fail(f"alias '{alias}' of '{name}'")
+            reader.fail(f"alias {alias!r:.80} of {name!r:.80}")
         variables[alias] = variables[name]
     if reader.position != len(reader.data):
         reader.fail(f"{len(reader.data) - reader.position} bytes are left over")
@@ -142,7 +142,7 @@ def load_whisper(folder: str | Path) -> WhisperForConditionalGeneration:
         variables.left.pop(f"decoder/{name}", None)
     weights = _convert(variables, layers)
     if variables.left:
-        variables.fail(f"the variable '{next(iter(variables.left))}' is unknown")
+        variables.fail(f"the variable {next(iter(variables.left))!r:.80} is unknown")
 
     vocab_size, d_model = weights["proj_out.weight"].shape
     if vocab_size not in _TOKENS or any(n < 1 or d_model % n for n in heads.values()) or 0 in layers.values():
@@ -230,7 +230,10 @@ def _generation_config(path: Path, tokens: Tokens, special: dict[str, int], conf
     try:
         extra = json.loads(path.read_text(encoding="utf-8"))
         listed = [extra[key] for key in ("suppress_ids", "suppress_ids_begin", "alignment_heads")]
-    except (ValueError, KeyError, TypeError) as error:
+        numbers = [number for part in (*listed[:2], *listed[2]) for number in part]
+        if not all(isinstance(number, int) for number in numbers) or any(len(head) != 2 for head in listed[2]):
+            raise ValueError("the lists hold token ids, and pairs of layer and head")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TasteError(f"{path} is not the config.json of a CTranslate2 Whisper model; fetch it again.") from error
     settings = {
         **dict(zip(("suppress_tokens", "begin_suppress_tokens", "alignment_heads"), listed, strict=True)),

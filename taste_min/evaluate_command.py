@@ -154,7 +154,9 @@ def _compare(first: str, second: str, out: str | None) -> int:
             results.append(json.loads(path.read_text(encoding="utf-8")))
             if not {"judge", "system"} <= results[-1]["run"].keys() or not results[-1]["utterances"]:
                 raise ValueError("no rows")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not all(isinstance(row["id"], str) for row in results[-1]["utterances"]):
+                raise ValueError("a row without a name")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise TasteError(f"{path} is not a result of `taste-min evaluate --json`; make one first.") from error
     differences = compare(*results)
     names = [result["run"]["system"] for result in results]

@@ -13,8 +13,9 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 import torchaudio
@@ -31,7 +32,7 @@ from .pointer import sound_path
 from .repro import bfloat16_is_fast
 from .shards import SHARD, fits, write_shard
 from .speaker import GE2E, load_speaker_encoder
-from .text import Word, load_tokenizer, split_words, tokenize
+from .text import Word, load_tokenizer, read_word, split_words, tokenize
 from .units import MiniUnits
 
 TAKE = "-take"  # in the name of a recording that is stored more than once
@@ -61,21 +62,28 @@ def read_manifest(folder: str | Path) -> list[Utterance]:
         raise TasteError(f"there is no manifest.tsv in {folder}; make a corpus first or name its folder.")
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return [
-                Utterance(
-                    row["id"],
-                    path.parent / row["audio"],
-                    row["text"],
-                    row["speaker"],
-                    row["split"],
-                    float(row["seconds"]),
-                    row.get("style", ""),
-                    [tuple(word) for word in json.loads(row.get("words") or "[]")],
-                )
-                for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise TasteError(f"{path} needs the columns id, audio, text, speaker, split and seconds ({error}).") from error
+            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        if any(None in row.values() for row in rows):
+            raise ValueError("a line is too short")
+        utterances = [
+            Utterance(
+                row["id"],
+                path.parent / row["audio"],
+                row["text"],
+                row["speaker"],
+                row["split"],
+                float(row["seconds"]),
+                row.get("style", ""),
+                [astuple(read_word(*word)) for word in json.loads(row.get("words") or "[]")],
+            )
+            for row in rows
+        ]
+        if not all(0 <= u.seconds < math.inf for u in utterances):
+            raise ValueError("seconds")
+        return utterances
+    except (KeyError, TypeError, ValueError, RecursionError, csv.Error) as error:
+        reason = shorten(str(error), 99)
+        raise TasteError(f"{path} needs the columns id, audio, text, speaker, split and seconds ({reason}).") from error
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ one output, and turning original key names into ours.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -57,9 +58,10 @@ def load_golden(path: Path) -> Golden:
         with safe_open(str(path), "pt") as file:
             config = json.loads((file.metadata() or {}).get("config", "null"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise TasteError(f"{path.name} is not a golden file ({error}); copy it again.") from error
-    if config is None:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:  # JSON errors are ValueErrors
+        reason = shorten(str(error), 99)
+        raise TasteError(f"{path.name} is not a golden file ({reason}); copy it again.") from error
+    if not isinstance(config, dict):
         raise TasteError(f"{path.name} has no configuration in its metadata; it is not a golden file.")
     parts = [
         {key[2:]: value for key, value in tensors.items() if key.startswith(prefix)} for prefix in ("w.", "i.", "o.")

@@ -54,14 +54,22 @@ def read_settings(folder: Path) -> dict:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise TasteError(f"there is no config.json in {folder}; name the folder of an original checkpoint.") from error
-    except ValueError as error:  # wrong JSON or not even text
+    except (ValueError, RecursionError) as error:  # wrong JSON, not even text, or nested without end
         raise TasteError(f"{path} is damaged; copy it again.") from error
     if setting(settings, "model_type") != "taste":
         raise TasteError(f"{path} does not describe a TASTE model (model_type is not 'taste'); name another folder.")
     for key, value in ONLY.items():
         if setting(settings, key, value) != value:
-            raise TasteError(f"{path} has {key} = {setting(settings, key)!r}; only {value!r} is supported.")
+            raise TasteError(f"{path} has {key} = {setting(settings, key)!r:.80}; only {value!r} is supported.")
     return settings
+
+
+def _share(settings: dict, path: str, default: float) -> float:
+    """The same as `setting`, for a number from 0 to 1."""
+    value = setting(settings, path, default)
+    if not 0 <= value <= 1:
+        raise TasteError(f"config.json has {path} = {value!r}; a number from 0 to 1 belongs there.")
+    return value
 
 
 class Shapes:
@@ -130,7 +138,7 @@ def rvq_config(shapes: Shapes, settings: dict) -> RVQConfig:
         codebook_dim=codebook_dim,
         n_quantizers=shapes.count("quantizer", "layers."),
         codebook_size=shapes("quantizer", "layers.0.embed")[0],
-        decay=setting(settings, f"{RVQ}.decay", 0.99),
+        decay=_share(settings, f"{RVQ}.decay", 0.99),
         kmeans_iters=setting(settings, f"{RVQ}.kmeans_iters", 100),
         quantizer_dropout=setting(settings, f"{RVQ}.quantize_dropout", True),
     )
@@ -154,9 +162,9 @@ def _unit_decoder(shapes: Shapes, settings: dict) -> UnitDecoderConfig:
         n_text_layers=shapes.count(part, "text_encoder.encoders."),
         n_audio_layers=shapes.count(part, "audio_token_encoder.encoders."),
         n_layers=shapes.count(part, "llm.encoders."),
-        dropout=setting(settings, f"{section}.llm__dropout_rate", 0.1),
-        position_dropout=setting(settings, f"{section}.llm__positional_dropout_rate", 0.1),
-        label_smoothing=setting(settings, f"{section}.lsm_weight", 0.0),
+        dropout=_share(settings, f"{section}.llm__dropout_rate", 0.1),
+        position_dropout=_share(settings, f"{section}.llm__positional_dropout_rate", 0.1),
+        label_smoothing=_share(settings, f"{section}.lsm_weight", 0.0),
     )
 
 
@@ -195,12 +203,18 @@ def taslm_config(parts: dict[str, Tensors], settings: dict) -> TaslmConfig:
     shapes, section = Shapes(parts), "spoken_lm_config"
     head = setting(settings, f"{section}.out_llm_module", "continue_latent_linear_last")
     if head not in HEADS:
-        raise TasteError(f"the output head '{head}' is not supported; the original can run {', '.join(HEADS)}.")
-    text_weight, taste_weight, *_ = map(float, setting(settings, f"{section}.loss_weights", "0.5-0.5").split("-"))
-    table = parts["taslm"][f"{LLM}model.embed_tokens.weight"]
+        raise TasteError(f"the output head {head!r:.80} is not supported; the original can run {', '.join(HEADS)}.")
+    weights = setting(settings, f"{section}.loss_weights", "0.5-0.5")
+    try:
+        text_weight, taste_weight, *_ = map(float, weights.split("-"))
+    except ValueError as error:
+        raise TasteError(
+            f"config.json has loss_weights = {weights!r:.80}; two numbers belong there: '0.5-0.5'."
+        ) from error
+    llm, table = _llama(shapes, settings), parts["taslm"][f"{LLM}model.embed_tokens.weight"]
     return TaslmConfig(
         name="released",
-        llm=_llama(shapes, settings),
+        llm=llm,
         rvq=rvq_config(shapes, settings),
         sos_id=setting(settings, f"{section}.sos_id", 128000),
         delay=setting(settings, f"{section}.delay", 3),
@@ -208,7 +222,7 @@ def taslm_config(parts: dict[str, Tensors], settings: dict) -> TaslmConfig:
         head=HEADS[head],
         lora_r=shapes("taslm", f"{LLM}model.layers.0.self_attn.q_proj.lora_A.default.weight")[0],
         lora_alpha=setting(settings, f"{LORA}.lora_alpha", 128),
-        lora_dropout=setting(settings, f"{LORA}.lora_dropout", 0.05),
+        lora_dropout=_share(settings, f"{LORA}.lora_dropout", 0.05),
         text_weight=text_weight,
         taste_weight=taste_weight,
         latent_adds_std=setting(settings, f"{OWN}.latent_adds_std", True),
@@ -219,15 +233,19 @@ def taslm_config(parts: dict[str, Tensors], settings: dict) -> TaslmConfig:
 
 def _llama(shapes: Shapes, settings: dict) -> LlamaSizes:
     """A key that is missing means the default of the class that wrote the file."""
-    text = setting(settings, "text_config", {})
+    text = "text_config"
     layer = f"{LLM}model.layers.0."
     vocab_size, d_model = shapes("taslm", f"{LLM}model.embed_tokens.weight")
-    n_heads = text.get("num_attention_heads", 32)
+    n_heads = setting(settings, f"{text}.num_attention_heads", 32)
     queries, keys = (shapes("taslm", f"{layer}self_attn.{name}_proj.base_layer.weight")[0] for name in "qk")
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    if n_heads < 1 or queries % n_heads:
+        raise TasteError(
+            f"config.json has {n_heads} attention heads, which do not share {queries} rows; copy it again."
+        )
+    rope = setting(settings, f"{text}.rope_parameters", {}) or setting(settings, f"{text}.rope_scaling", {})
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "llama3") or (kind == "llama3" and any(rope.get(k) != v for k, v in ROPE.items())):
-        raise TasteError(f"the rotary table of the language model is stretched in an unknown way ({kind}: {rope}).")
+        raise TasteError(f"the rotary table of the language model is stretched in an unknown way ({rope!r:.99}).")
     return LlamaSizes(
         vocab_size=vocab_size,
         d_model=d_model,
@@ -236,8 +254,8 @@ def _llama(shapes: Shapes, settings: dict) -> LlamaSizes:
         n_kv_heads=keys * n_heads // queries,
         head_dim=queries // n_heads,
         d_ff=shapes("taslm", f"{layer}mlp.up_proj.base_layer.weight")[0],
-        n_positions=text.get("max_position_embeddings", 2048),
-        norm_eps=text.get("rms_norm_eps", 1e-6),
-        rope_theta=rope.get("rope_theta", text.get("rope_theta", 10_000.0)),
+        n_positions=setting(settings, f"{text}.max_position_embeddings", 2048),
+        norm_eps=setting(settings, f"{text}.rms_norm_eps", 1e-6),
+        rope_theta=setting(rope, "rope_theta", setting(settings, f"{text}.rope_theta", 10_000.0)),
         llama3_rope=kind == "llama3",
     )

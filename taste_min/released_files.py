@@ -6,7 +6,6 @@ no code in them is run.
 
 import functools
 import json
-import pickle
 import re
 import zipfile
 from collections.abc import Callable
@@ -48,11 +47,19 @@ def locate(name: str | Path, more: list[str] | None = None) -> Path:
 
 
 def setting(settings: dict, path: str, default: Any = None) -> Any:
-    """The value at "section.key" of a config.json, or `default` where it is missing or null."""
+    """The value at "section.key" of a config.json, or `default` where it is missing or null.
+
+    Raises TasteError when it is of another type than the default; a whole number may stand for any number.
+    """
     value: Any = settings
     for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None
-    return default if value is None else value
+    if value is None or default is None:
+        return default if value is None else value
+    types = (int, float) if isinstance(default, float) else type(default)
+    if not isinstance(value, types) or isinstance(value, bool) != isinstance(default, bool):
+        raise TasteError(f"config.json has {path} = {value!r:.80}; a value such as {default!r:.80} belongs there.")
+    return value
 
 
 def read_tensors(folder: Path, prefixes: tuple[str, ...]) -> Tensors:
@@ -62,7 +69,9 @@ def read_tensors(folder: Path, prefixes: tuple[str, ...]) -> Tensors:
     if index.is_file():
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError) as error:
+            if any(Path(name).name != name or not name.isprintable() for name in names):
+                raise ValueError("a file of another folder")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise TasteError(f"{index} is damaged; copy it again.") from error
     if not names:
         raise TasteError(f"there are no *.safetensors files in {folder}; copy the whole checkpoint.")
@@ -79,14 +88,19 @@ def read_tensors(folder: Path, prefixes: tuple[str, ...]) -> Tensors:
     return tensors
 
 
+def unpickle(path: Path, mmap: bool = False) -> Any:
+    """What torch.save wrote, as far as it is plain data. Raises TasteError when it is damaged or holds code."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # a damaged pickle is a damaged program: the reader fails with whatever that runs into
+        raise TasteError(f"{path} is damaged or holds more than weights; make it or download it again.") from error
+
+
 def read_pickle(path: Path) -> Tensors:
     """The tensors of a .pt or .pth file, memory-mapped where its format allows that. No code in the file is run."""
     if not path.is_file():
         raise TasteError(f"there is no file {path}; correct the name.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise TasteError(f"{path} is damaged or holds more than weights; download it again.") from error
+    content = unpickle(path, mmap=zipfile.is_zipfile(path))
     tensors = content if isinstance(content, dict) else {}
     tensors = {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
     if not tensors:
@@ -118,7 +132,7 @@ def read_tokenizer(place: Path, settings: dict, section: str, default: str, voca
         repository = named if HUB_ID.fullmatch(named) else default  # the authors' own disk is no repository
         folder = _snapshot(repository, ["tokenizer.json"], f"put that model's tokenizer.json into {place}")
     tokenizer = load_tokenizer(folder)
-    if max(tokenizer.get_vocab().values()) >= vocab_size:
+    if max(tokenizer.get_vocab().values(), default=0) >= vocab_size:
         raise TasteError(f"{folder} has a tokenizer with more tokens than the model ({vocab_size}); replace it.")
     return tokenizer
 

@@ -27,8 +27,12 @@ def read_shard_rows(path: Path) -> tuple[list[dict], str]:
     try:
         with safe_open(str(path), "pt") as file:
             meta = file.metadata()
-            return json.loads(meta["rows"]), meta["fingerprint"]
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+            rows, fingerprint = json.loads(meta["rows"]), meta["fingerprint"]
+        if not all({"id", "split", "text", "seconds"} <= row.keys() for row in rows):
+            raise ValueError("a row lacks a name")
+        return rows, fingerprint
+    # JSON errors are ValueErrors; a row that is no table has no `keys`; JSON may be nested without end
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise TasteError(
             f"{path} is not a feature file; delete it and run `taste-min train features` again."
         ) from error

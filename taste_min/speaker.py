@@ -16,6 +16,7 @@ from torch import nn
 from .audio import SAMPLE_RATE, check_audio, kaldi_fbank, mel_filters
 from .errors import TasteError
 from .onnx_session import open_graph
+from .released_files import unpickle
 
 
 class CAMPPlus:
@@ -58,10 +59,13 @@ class GE2E(nn.Module):
     @classmethod
     def from_file(cls, path: str | Path) -> "GE2E":
         """path: `pretrained.pt` of the ge2e asset. Raises TasteError when it holds something else."""
-        weights = torch.load(path, map_location="cpu", weights_only=True).get("model_state", {})
-        weights = {key: value for key, value in weights.items() if not key.startswith("similarity")}  # loss only
+        content = unpickle(Path(path))
+        weights = content.get("model_state") if isinstance(content, dict) else None
+        weights = weights if isinstance(weights, dict) else {}
+        weights = {key: value for key, value in weights.items() if not str(key).startswith("similarity")}  # loss only
         model = cls().eval()
-        if weights.keys() != model.state_dict().keys():
+        own = {key: value.shape for key, value in model.state_dict().items()}
+        if {key: getattr(value, "shape", None) for key, value in weights.items()} != own:
             raise TasteError(f"{Path(path).name} does not hold the GE2E speaker encoder; run `taste-min fetch ge2e`.")
         model.load_state_dict(weights)
         return model

@@ -6,8 +6,10 @@ index of its word. Whisper tokens and language-model tokens of one word share th
 Axes: N text tokens, W words.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from tokenizers import Tokenizer
@@ -32,6 +34,13 @@ class Word:
     def centre(self) -> float:
         """Seconds."""
         return (self.start + self.end) / 2
+
+
+def read_word(text: str, start: float, end: float) -> Word:
+    """A word that comes from a file. Raises ValueError or TypeError when it is none, or has no times."""
+    if not isinstance(text, str) or not 0 <= start <= end < math.inf:
+        raise ValueError("a word has no text or no times")
+    return Word(text, start, end)
 
 
 @dataclass(frozen=True)
@@ -68,4 +77,5 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust library raises bare Exception
-        raise TasteError(f"{path} is not a tokenizer file ({error}); fetch it again.") from error
+        reason = shorten(str(error), 99)
+        raise TasteError(f"{path} is not a tokenizer file ({reason}); fetch it again.") from error

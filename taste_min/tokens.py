@@ -4,6 +4,7 @@ Axes: W words, R quantiser layer, D width.
 """
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.torch import save
 
 from .bitrate import Bitrate, bitrate
 from .errors import TasteError
-from .text import Word
+from .text import Word, read_word
 
 PIECE_SECONDS = 12.0  # longest stretch that is decoded at once; training knows single sentences only
 TENSORS = ("codes", "embeddings", "speaker_embedding")
@@ -115,10 +116,28 @@ class TasteTokens:
                     raise TasteError(
                         f"{path} comes from an older version ({', '.join(missing)} missing); encode again."
                     )
-                words = [Word(**word) for word in meta.pop("words")]
+                words = [read_word(**word) for word in meta.pop("words")]
                 tokens = cls(words=words, **{name: file.get_tensor(name) for name in TENSORS}, **meta)
-            if not len(words) == len(tokens.codes) == len(tokens.embeddings):
-                raise ValueError("one row per word")
+            tokens._check()
             return tokens
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:  # JSON errors are ValueErrors
+        # JSON errors are ValueErrors; metadata that is no table has no `pop`; JSON may be nested without end
+        except (
+            OSError,
+            SafetensorError,
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise TasteError(f"{path} is not a file of TASTE tokens; make one with `taste-min encode`.") from error
+
+    def _check(self) -> None:
+        """Raises ValueError or TypeError unless everything has the type and the shape that the class describes."""
+        matrices, vectors = (self.codes, self.embeddings), (self.embeddings, self.speaker_embedding)
+        if any(x.ndim != 2 or len(x) != len(self.words) for x in matrices) or self.speaker_embedding.ndim != 1:
+            raise ValueError("one row per word")
+        if self.codes.is_floating_point() or not all(x.is_floating_point() and x.isfinite().all() for x in vectors):
+            raise ValueError("codes are whole numbers, the rest is finite")
+        if not isinstance(self.text, str) or not 0 < self.seconds < math.inf or not 0 <= self.n_text_tokens < 2**31:
+            raise ValueError("text, seconds and the number of tokens")

@@ -23,6 +23,7 @@ from .config import PRESETS
 from .data import BatchOrder, FeatureStore
 from .errors import TasteError
 from .optimizer import Swapped, average_gradients, learning_rate, make_optimizer, seed_of
+from .released_files import unpickle
 from .repro import bfloat16_is_fast
 from .stages import Stage, TrainConfig
 
@@ -171,10 +172,13 @@ class Run:
 
 
 def read_checkpoint(folder: Path) -> dict:
-    """The state that `Run.save` wrote. Raises TasteError when there is none."""
+    """The state that `Run.save` wrote. Raises TasteError when there is none or it is damaged."""
     if not (folder / CHECKPOINT).is_file():
         raise TasteError(f"there is no checkpoint in {folder}; train that stage first.")
-    return torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+    state = unpickle(folder / CHECKPOINT)
+    if not isinstance(state, dict) or not {"identity", "step", "objective", "optimizers", "ema"} <= state.keys():
+        raise TasteError(f"{folder / CHECKPOINT} is not the checkpoint of a run; choose another folder.")
+    return state
 
 
 def build_objective(stage: Stage, preset: str, seed: int, start: Sequence[Path] = ()) -> nn.Module:

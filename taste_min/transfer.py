@@ -25,14 +25,16 @@ def read_swapped(text: str, n_words: int) -> tuple[int, ...]:
 
     Raises TasteError for anything else, for numbers that the text does not have, and for an empty list.
     """
-    numbers = set()
+    numbers, absent = set(), TasteError(f"swapped is '{text:.80}', but the text has the words 0 to {n_words - 1}.")
     for part in text.replace(" ", "").split(","):
-        if not re.fullmatch(r"[0-9]+(-[0-9]+)?", part):
-            raise TasteError(f"swapped is '{text}'; give word numbers from 0 such as 0-2,14.")
+        if not re.fullmatch(r"[0-9]{1,9}(-[0-9]{1,9})?", part):
+            raise TasteError(f"swapped is '{text:.80}'; give word numbers from 0 such as 0-2,14.")
         first, _, last = part.partition("-")
+        if int(last or first) >= n_words:  # asked before a long range is written out
+            raise absent
         numbers.update(range(int(first), int(last or first) + 1))
-    if not numbers or max(numbers) >= n_words:
-        raise TasteError(f"swapped is '{text}', but the text has the words 0 to {n_words - 1}.")
+    if not numbers:
+        raise absent
     return tuple(sorted(numbers))
 
 

@@ -275,7 +275,11 @@ class MiniUnits:
             with safe_open(str(path), "pt") as file:
                 layer = int(file.metadata()["layer"])
                 tensors = {name: file.get_tensor(name) for name in ("mean", "projection", "centroids")}
-        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            d_features, d_projected = tensors["projection"].shape
+            n_units, d_centroids = tensors["centroids"].shape
+            if tensors["mean"].shape != (d_features,) or d_centroids != d_projected or not n_units:
+                raise ValueError("the sizes do not fit")
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise TasteError(f"{path} holds no speech units; make them with `taste-min train units`.") from error
         if features is None:
             features = cepstra if layer < 0 else WhisperStates.from_assets(layer)
