@@ -105,6 +105,7 @@ class FlowConfig:
     condition_dropout: float = 0.2  # share of training samples that see no condition
     guidance: float = 0.7  # strength of classifier-free guidance
     n_timesteps: int = 10  # Euler steps
+    temperature: float = 1.0  # of the noise that sampling starts from; training always has all of it
     unit_rate: int = 50  # Hz
     sample_rate: int = 22050  # Hz
     hop: int = 256  # samples per mel frame
@@ -292,6 +293,9 @@ def mini() -> TasteConfig:
             pronounced=True,
             start_at_mu=True,
             noise_scale=0.3,
+            guidance=0.0,
+            n_timesteps=4,
+            temperature=0.0,
         ),
         vocoder=VocoderConfig(channels=192, f0_channels=128, mel_matches=1),
     )

@@ -247,6 +247,7 @@ class Flow(nn.Module):
         guidance: float | None = None,
         one_batch: bool = True,
         sounds: torch.Tensor | None = None,
+        temperature: float | None = None,
     ) -> Mel:
         """Mel spectrograms of units (B, U), 50 per second. Call in eval mode.
 
@@ -254,14 +255,17 @@ class Flow(nn.Module):
         unknown. A flow that is not `pronounced` hears only the units.
 
         noise: (B, M, F) with F = max(n_frames(unit_lengths)), drawn from `generator` when not given.
-        n_timesteps, guidance: the configuration's unless given. Raises TasteError when a row is too short to speak.
+        n_timesteps, guidance, temperature: the configuration's unless given; a noise that is given keeps its size.
+        Raises TasteError when a row is too short to speak.
         """
         frames = self.n_frames(unit_lengths)  # (B,)
         if int(frames.min()) < 1:
             raise TasteError("there are no units to turn into speech; give at least one unit per utterance.")
         mu, speaker, mask = self.encode(units, unit_lengths, frames, speaker_embedding, sounds)
         if noise is None:
-            noise = torch.randn(mu.shape, generator=generator, device=mu.device)
+            temperature = self.config.temperature if temperature is None else temperature
+            # dev: no-start-noise
+            noise = temperature * torch.randn(mu.shape, generator=generator, device=mu.device)
         if noise.shape != mu.shape:
             raise TasteError(f"noise must have the shape of the result, {tuple(mu.shape)}, got {tuple(noise.shape)}.")
         n_timesteps = self.config.n_timesteps if n_timesteps is None else n_timesteps

@@ -66,6 +66,16 @@ def test_length_mask_is_none_when_nothing_is_padded():
     assert length_mask(torch.tensor([4, 2]), 4).tolist() == [[[1, 1, 1, 1]], [[1, 1, 0, 0]]]
 
 
+def test_temperature_scales_the_noise_that_is_drawn(model, batch):
+    def mel(**how) -> torch.Tensor:
+        return model.generate(**batch, generator=torch.Generator().manual_seed(0), **how).mel
+
+    frames = int(model.n_frames(batch["unit_lengths"]).max())
+    noise = torch.randn(2, 80, frames, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mel(temperature=0.5), model.generate(**batch, noise=0.5 * noise).mel)
+    assert torch.equal(mel(), mel(temperature=1.0)) and not torch.equal(mel(), mel(temperature=0.5))
+
+
 # --- the sounds of units
 
 
