@@ -1,8 +1,8 @@
 """`taste-min prepare`: a real corpus becomes a folder that `taste-min train` reads (paper section 4.1).
 
 Every utterance is decoded, brought to 22.05 kHz mono and aligned with its text; manifest.tsv has the columns of
-`features.read_manifest`. The mini preset's units, speaker vectors and mel spectrograms follow with `taste-min train
-units` and `taste-min train features`; prepare_units.py adds those of the released checkpoint. What cannot be used is
+`features.read_manifest`. The mini preset's units, speaker vectors and mel spectrograms follow with the stages `units`
+and `features` of `taste-min train`; prepare_units.py adds those of the released checkpoint. What cannot be used is
 named in rejected.txt with the reason.
 
 Axes: S samples.

@@ -11,15 +11,15 @@ from .features import unit_path
 from .metrics import word_times
 from .objectives import unit_scores
 from .text import tokenize
+from .tokens import TasteTokens
 
 if TYPE_CHECKING:
     from .tokenizer import Taste
-    from .tokens import TasteTokens
 
 
 @torch.no_grad()
 def teacher_forced(
-    taste: "Taste", wav: torch.Tensor, tokens: "TasteTokens", text_only: bool = False
+    taste: "Taste", wav: torch.Tensor, tokens: TasteTokens, text_only: bool = False
 ) -> dict[str, float] | None:
     """Sums over the units of a recording (S,) at 16 kHz and the end: `unit_nats` of cross-entropy, right guesses
     `unit_top1` and `unit_top5`, and their number `unit_positions`.
