@@ -8,16 +8,14 @@ Splits are by sentence: no sentence of `dev` or `test` is in `train`. The voice 
 beginning of the plan is balanced over voices, styles and splits.
 """
 
-import csv
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 
 from .align import Word
 from .errors import TasteError
+from .manifest import read_rows
 from .prosody import PAIR, STYLES, Prosody
 from .text import read_word
 from .voices import VOICES
@@ -66,32 +64,25 @@ def load_manifest(path: str | Path) -> list[Utterance]:
     path = path / "manifest.tsv" if path.is_dir() else path
     if not path.is_file():
         raise TasteError(f"there is no manifest at {path}; run `taste-min corpus build --out FOLDER` first.")
+
+    def utterance(row: dict[str, str]) -> Utterance:
+        return Utterance(
+            id=row["id"],
+            audio=path.parent / row["audio"],
+            text=row["text"],
+            speaker=row["speaker"],
+            rate=float(row["rate"]),
+            style=row["style"],
+            split=row["split"],
+            seconds=float(row["seconds"]),
+            words=[read_word(*word) for word in json.loads(row["words"])],
+            prosody=Prosody(**json.loads(row["prosody"])),
+        )
+
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-        if any(None in row.values() for row in rows):
-            raise ValueError("a line is too short")
-        utterances = [
-            Utterance(
-                id=row["id"],
-                audio=path.parent / row["audio"],
-                text=row["text"],
-                speaker=row["speaker"],
-                rate=float(row["rate"]),
-                style=row["style"],
-                split=row["split"],
-                seconds=float(row["seconds"]),
-                words=[read_word(*word) for word in json.loads(row["words"])],
-                prosody=Prosody(**json.loads(row["prosody"])),
-            )
-            for row in rows
-        ]
-        if not all(0 <= u.seconds < math.inf for u in utterances):
-            raise ValueError("seconds")
-        return utterances
-    except (KeyError, TypeError, ValueError, RecursionError, csv.Error) as error:
-        reason = shorten(str(error), 99)
-        raise TasteError(f"{path} is damaged ({reason}); run the same `taste-min corpus build` again.") from error
+        return read_rows(path, utterance)
+    except ValueError as error:
+        raise TasteError(f"{path} is damaged ({error}); run the same `taste-min corpus build` again.") from error
 
 
 def sentences() -> dict[str, list[str]]:

@@ -7,7 +7,6 @@ it stopped, and several processes share the work by taking every n-th file.
 Axes: S samples, N text tokens, T encoder frames, U units, F mel frames, D width.
 """
 
-import csv
 import hashlib
 import json
 import math
@@ -15,7 +14,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from textwrap import shorten
 
 import torch
 import torchaudio
@@ -26,6 +24,7 @@ from .audio import HOP, MEL_HOP, SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, log_
 from .encoder import WhisperEncoder
 from .errors import TasteError
 from .frame_labels import align_phones
+from .manifest import read_rows
 from .phones import read_aloud
 from .pitch import mel_pitch
 from .pointer import sound_path
@@ -60,30 +59,23 @@ def read_manifest(folder: str | Path) -> list[Utterance]:
     path = Path(folder) / "manifest.tsv"
     if not path.is_file():
         raise TasteError(f"there is no manifest.tsv in {folder}; make a corpus first or name its folder.")
+
+    def utterance(row: dict[str, str]) -> Utterance:
+        return Utterance(
+            row["id"],
+            path.parent / row["audio"],
+            row["text"],
+            row["speaker"],
+            row["split"],
+            float(row["seconds"]),
+            row.get("style", ""),
+            [astuple(read_word(*word)) for word in json.loads(row.get("words") or "[]")],
+        )
+
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-        if any(None in row.values() for row in rows):
-            raise ValueError("a line is too short")
-        utterances = [
-            Utterance(
-                row["id"],
-                path.parent / row["audio"],
-                row["text"],
-                row["speaker"],
-                row["split"],
-                float(row["seconds"]),
-                row.get("style", ""),
-                [astuple(read_word(*word)) for word in json.loads(row.get("words") or "[]")],
-            )
-            for row in rows
-        ]
-        if not all(0 <= u.seconds < math.inf for u in utterances):
-            raise ValueError("seconds")
-        return utterances
-    except (KeyError, TypeError, ValueError, RecursionError, csv.Error) as error:
-        reason = shorten(str(error), 99)
-        raise TasteError(f"{path} needs the columns id, audio, text, speaker, split and seconds ({reason}).") from error
+        return read_rows(path, utterance)
+    except ValueError as error:
+        raise TasteError(f"{path} needs the columns id, audio, text, speaker, split and seconds ({error}).") from error
 
 
 @dataclass(frozen=True)
