@@ -149,7 +149,8 @@ def test_page(page, device, browser):
     browser.window(WIDTHS[device], 900)
     browser.scheme("light")
     browser.open(HTML / page)
-    browser.evaluate("document.head.append(Object.assign(document.createElement('style'), {textContent: '* { transition: none !important }'}))")
+    still = "{textContent: '* { transition: none !important }'}"  # colours would fade
+    browser.evaluate(f"document.head.append(Object.assign(document.createElement('style'), {still}))")
     found = []
     for scheme in ("light", "dark"):
         browser.scheme(scheme)

@@ -1,6 +1,11 @@
 """Notebooks: what all of them have in common, and whether what they measured lies in its band and no mutant does."""
 
+import ast
+import os
 import re
+import subprocess
+import sys
+import tomllib
 
 import bands
 import book_files
@@ -76,12 +81,56 @@ def test_the_cell_for_colab_does_nothing_elsewhere(monkeypatch):
 def test_the_cell_for_colab_installs_what_is_missing_and_no_torch(monkeypatch):
     ran = []
     monkeypatch.setattr("subprocess.run", lambda command, check: ran.append(command))
-    monkeypatch.setitem(__import__("sys").modules, "google.colab", object())
+    monkeypatch.setitem(sys.modules, "google.colab", object())
     monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
     exec(book_files.bootstrap(), {})
     (command,) = ran
     assert command[-1] == f"taste_min[notebooks] @ git+{book_files.config()['repository']['url']}@v{repro.__version__}"
     assert not any("torch" in word for word in command)
+
+
+def test_the_cell_for_colab_leaves_an_installed_package_alone(monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("a second run of the cell must not install again")
+
+    monkeypatch.setattr("subprocess.run", fail)
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    exec(book_files.bootstrap(), {})
+
+
+@each_chapter
+def test_needs_only_what_the_cell_for_colab_installs(path):
+    """Every import of a notebook comes with Python, or is declared by the package or its extra `notebooks`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["notebooks"]]
+    names = {re.split(r"[\[>=<]", line)[0].replace("-", "_") for line in declared} | {"taste_min", "IPython"}
+    names |= {"sklearn"} if "scikit_learn" in names else set()
+    tree = ast.parse("\n".join(line for line in code_of(read(path)).splitlines() if not line.startswith("%")))
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) - names == set()
+
+
+@pytest.mark.parametrize("path", CHAPTERS[:1], ids=name)
+def test_starts_in_a_kernel_that_looks_like_colab(path, tmp_path):
+    """The first cells, alone, in a fresh process with Colab's module, without what only the book needs."""
+    source = [cell.source for cell in read(path).cells if cell.cell_type == "code"][:3]
+    blocked = ("myst_nb", "jupyter_book", "papermill", "pytest", "sphinx", "bs4", "onnx")
+    script = f"""
+import sys, types
+sys.modules["google"], sys.modules["google.colab"] = types.ModuleType("google"), types.ModuleType("google.colab")
+sys.modules |= dict.fromkeys({blocked!r})  # importing one of them raises ImportError
+"""
+    (tmp_path / "cells.py").write_text(script + "\n".join(source))
+    environment = os.environ | {
+        "TASTE_MIN_RESULTS": str(tmp_path),
+        "TASTE_MIN_PROFILE": "smoke",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "cells.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "smoke" in done.stdout
 
 
 @each_chapter
