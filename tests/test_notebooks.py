@@ -141,6 +141,19 @@ def test_says_its_cost_in_the_title_cell(path):
 
 
 @each_chapter
+def test_ends_with_what_to_remember_the_claims_and_exercises(path):
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    assert "\n## What to remember\n" in text
+    claims = {claim["id"] for claim in yaml.safe_load((ROOT / "tests" / "claims.yaml").read_text())}
+    named = re.findall(r"The chapter bears on the claims? ([^;.]*)[;.]", text)
+    ids = re.findall(r"[`#]([a-z-]+)[`)]", " ".join(named))
+    assert ids and set(ids) <= claims
+    labels = re.findall(r"^```+\{exercise\}.*\n:label: (\S+)", text, flags=re.MULTILINE)
+    solved = re.findall(r"^```+\{solution(?:-start)?\} (\S+)\n:class: dropdown", text, flags=re.MULTILINE)
+    assert 2 <= len(labels) <= 4 and solved == labels
+
+
+@each_chapter
 def test_starts_and_records_under_its_own_name(path):
     notebook = read(path)
     assert re.findall(r"repro\.start\(([^)]*)\)", code_of(notebook)) == [f'"{path.stem}", profile, seed']
