@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
+from types import SimpleNamespace
 
 import bands
 import book_files
@@ -176,6 +178,21 @@ def test_code_has_one_dial_and_imports_in_order(path):
     assert "!pip" not in code and "%pip" not in code and "torchaudio.load" not in code
     imports = re.findall(r"^(?:from|import) (taste_min|transformers|torchaudio|peft)\b", code, flags=re.MULTILINE)
     assert imports[:1] in ([], ["taste_min"]), "import taste_min before transformers, torchaudio and peft"
+
+
+def test_side_by_side_each_has_one_thread_and_failures_are_named(monkeypatch):
+    import execute
+
+    ran = []
+
+    def run(command, env):
+        ran.append((command[2], env["OMP_NUM_THREADS"]))
+        return SimpleNamespace(returncode=int(command[2] == "b"))
+
+    monkeypatch.setattr(execute.subprocess, "run", run)
+    monkeypatch.setattr(execute, "get_cache", lambda folder: None)
+    assert execute.run_side_by_side([Path("a.ipynb"), Path("b.ipynb"), Path("c.ipynb")], 2, []) == ["b"]
+    assert sorted(ran) == [("a", "1"), ("b", "1"), ("c", "1")]
 
 
 # -- bands: the evaluation itself
