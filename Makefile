@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test lab clean env fetch notebooks pages lint
+.PHONY: help book test test-browser lab clean env fetch notebooks pages lint
 
 PYTHON ?= python3
 PROFILE ?= smoke
@@ -16,14 +16,17 @@ timed = @echo "== $(1)"; begin=$$SECONDS; code=0; ( $(2) ) || code=$$?; \
 	if [ $$code = 0 ]; then echo "== $(1): $$((SECONDS - begin)) s"; else echo "== $(1): FAILED after $$((SECONDS - begin)) s"; exit $$code; fi
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "make %-6s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
 book: fetch notebooks pages ## build the book into _build/html (about a quarter of an hour the first time, seconds later)
 	@echo "the book is here: file://$(CURDIR)/_build/html/index.html"
 
 test: lint fetch ## lint, unit and golden tests, notebooks with their bands, checks of the pages
-	$(call timed,unit tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not notebooks")
+	$(call timed,unit tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not notebooks and not browser")
 	$(call timed,notebooks and pages,PROFILE=smoke $(BIN)/python -m pytest -m notebooks)
+
+test-browser: book ## the pages in a real browser, network off: widgets, players, contrast, phones (needs Chromium)
+	$(call timed,browser,$(BIN)/python -m pytest -m browser tests/test_browser.py)
 
 lab: env ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -101,6 +101,17 @@ class Html(NamedTuple):
         return self.text
 
 
+def show_again(name: str, output: Html) -> Html:
+    """Return `output` for this cell, and keep it under `name`: a page of the book can show it with `{glue} name`."""
+    from IPython.display import display
+
+    prefix = "application/papermill.record/"  # what myst_nb looks for, and no notebook shows
+    metadata = {"scrapbook": {"name": name, "mime_prefix": prefix}}
+    data = {f"{prefix}text/html": output.html, f"{prefix}text/plain": output.text}
+    display(data, raw=True, metadata=metadata)
+    return output
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence], caption: str = "") -> Html:
     """A small table. Cells are strings or numbers, formatted by the caller; the first column labels the row."""
     for row in rows:
@@ -143,6 +154,23 @@ def mp3(wav: np.ndarray, sample_rate: int) -> bytes:
     return buffer.getvalue()
 
 
+def sound(label: str, wav: np.ndarray | str | Path, sample_rate: int | None, transcript: str) -> tuple[str, float]:
+    """One audio element that carries its sound, and its length in seconds; arguments and errors as in `player`."""
+    import soundfile
+
+    if not transcript.strip():
+        raise TasteError(f"the player row {label!r} has no transcript; say what is heard.")
+    if isinstance(wav, str | Path):
+        wav, sample_rate = soundfile.read(wav, dtype="float32")
+    wav = np.asarray(wav, dtype=np.float32)
+    if wav.ndim != 1 or wav.size == 0 or not np.isfinite(wav).all():
+        raise TasteError(f"the player row {label!r} needs finite mono audio of shape (S,), got {wav.shape}.")
+    data = base64.b64encode(mp3(_loudness_matched(wav), sample_rate)).decode()
+    name = escape(f"{label}: {transcript}", quote=True)
+    html = f'<audio controls preload="metadata" aria-label="{name}" src="data:audio/mpeg;base64,{data}"></audio>'
+    return html, wav.size / sample_rate
+
+
 def player(rows: Sequence[tuple[str, np.ndarray | str | Path, int | None, str]]) -> Html:
     """Audio players with a transcript each, at one loudness.
 
@@ -153,24 +181,12 @@ def player(rows: Sequence[tuple[str, np.ndarray | str | Path, int | None, str]])
     Raises:
         TasteError: empty transcript, wrong shape, or samples that are not finite.
     """
-    import soundfile
-
     cells = []
     for label, wav, sample_rate, transcript in rows:
-        if not transcript.strip():
-            raise TasteError(f"the player row {label!r} has no transcript; say what is heard.")
-        if isinstance(wav, str | Path):
-            wav, sample_rate = soundfile.read(wav, dtype="float32")
-        wav = np.asarray(wav, dtype=np.float32)
-        if wav.ndim != 1 or wav.size == 0 or not np.isfinite(wav).all():
-            raise TasteError(f"the player row {label!r} needs finite mono audio of shape (S,), got {wav.shape}.")
-        data = base64.b64encode(mp3(_loudness_matched(wav), sample_rate)).decode()
-        name, words = escape(label, quote=True), escape(transcript, quote=True)
+        audio, seconds = sound(label, wav, sample_rate, transcript)
         cells.append(
-            f'<tr><th scope="row" style="text-align:left">{name}</th>'
-            f'<td><audio controls preload="metadata" aria-label="{name}: {words}" src="data:audio/mpeg;base64,{data}">'
-            f'</audio></td><td style="text-align:left">{words} <small>({wav.size / sample_rate:.1f} s)</small></td>'
-            "</tr>"
+            f'<tr><th scope="row" style="text-align:left">{escape(label)}</th><td>{audio}</td>'
+            f'<td style="text-align:left">{escape(transcript)} <small>({seconds:.1f} s)</small></td></tr>'
         )
     head = '<thead><tr><th scope="col">clip</th><th scope="col">listen</th><th scope="col">transcript</th></tr></thead>'
     html = f'<table class="table taste-player">{head}<tbody>{"".join(cells)}</tbody></table>'

@@ -84,6 +84,20 @@ def test_every_public_module_is_on_the_api_page():
     assert set(listed) - modules == set(), "remove them from book/api.md"
 
 
+def test_messages_of_the_troubleshooting_page_exist():
+    sources = [*(ROOT / "taste_min").glob("*.py"), *(ROOT / "tools").glob("*.py"), ROOT / "Makefile"]
+    source = re.sub(r'"\s*\n\s*f?"', "", "\n".join(file.read_text() for file in sources))  # strings over two lines
+    rows = re.findall(r"^\| (`[^|]*)\|", (ROOT / "book" / "troubleshooting.md").read_text(), flags=re.MULTILINE)
+    quoted = [quote for row in rows for quote in re.findall(r"`([^`]+)`", row)]
+    assert len(quoted) > 15
+    assert [quote for quote in quoted if quote not in source] == []
+
+
+def test_the_citation_on_the_page_is_that_of_the_file():
+    cited, page = yaml.safe_load((ROOT / "CITATION.cff").read_text()), (ROOT / "book" / "related.md").read_text()
+    assert all(f"{{{cited[key]}}}" in page for key in ("title", "version", "repository-code"))
+
+
 def test_every_reference_is_cited():
     keys = re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(), flags=re.MULTILINE)
     text = "\n".join(map(prose_of, TOC))
@@ -108,7 +122,7 @@ def test_environment_file_repeats_no_list():
 
 def test_continuous_integration_runs_make_test():
     script = ROOT / ".ci" / "run"
-    assert os.access(script, os.X_OK) and "make test" in script.read_text()
+    assert os.access(script, os.X_OK) and "\nmake test\n" in script.read_text()
 
 
 # -- pages
@@ -244,8 +258,8 @@ def test_colab_buttons_open_existing_notebooks(pages):
             path = page.replace(".html", ".ipynb")
             assert links == {f"{prefix}/blob/{repository['branch']}/{path}"}
             assert (ROOT / path).exists()
-        else:
-            assert links == set()
+        else:  # a page may name a notebook
+            assert links <= {f"{prefix}/blob/{repository['branch']}/{page}.ipynb" for page in TOC}
 
 
 @pytest.mark.notebooks

@@ -1,6 +1,13 @@
 """Notebooks: what all of them have in common, and whether what they measured lies in its band and no mutant does."""
 
+import ast
+import os
 import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
 
 import bands
 import book_files
@@ -76,7 +83,7 @@ def test_the_cell_for_colab_does_nothing_elsewhere(monkeypatch):
 def test_the_cell_for_colab_installs_what_is_missing_and_no_torch(monkeypatch):
     ran = []
     monkeypatch.setattr("subprocess.run", lambda command, check: ran.append(command))
-    monkeypatch.setitem(__import__("sys").modules, "google.colab", object())
+    monkeypatch.setitem(sys.modules, "google.colab", object())
     monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
     exec(book_files.bootstrap(), {})
     (command,) = ran
@@ -84,11 +91,68 @@ def test_the_cell_for_colab_installs_what_is_missing_and_no_torch(monkeypatch):
     assert not any("torch" in word for word in command)
 
 
+def test_the_cell_for_colab_leaves_an_installed_package_alone(monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("a second run of the cell must not install again")
+
+    monkeypatch.setattr("subprocess.run", fail)
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    exec(book_files.bootstrap(), {})
+
+
+@each_chapter
+def test_needs_only_what_the_cell_for_colab_installs(path):
+    """Every import of a notebook comes with Python, or is declared by the package or its extra `notebooks`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["notebooks"]]
+    names = {re.split(r"[\[>=<]", line)[0].replace("-", "_") for line in declared} | {"taste_min", "IPython"}
+    names |= {"sklearn"} if "scikit_learn" in names else set()
+    tree = ast.parse("\n".join(line for line in code_of(read(path)).splitlines() if not line.startswith("%")))
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) - names == set()
+
+
+@pytest.mark.parametrize("path", CHAPTERS[:1], ids=name)
+def test_starts_in_a_kernel_that_looks_like_colab(path, tmp_path):
+    """The first cells, alone, in a fresh process with Colab's module, without what only the book needs."""
+    source = [cell.source for cell in read(path).cells if cell.cell_type == "code"][:3]
+    blocked = ("myst_nb", "jupyter_book", "papermill", "pytest", "sphinx", "bs4", "onnx")
+    script = f"""
+import sys, types
+sys.modules["google"], sys.modules["google.colab"] = types.ModuleType("google"), types.ModuleType("google.colab")
+sys.modules |= dict.fromkeys({blocked!r})  # importing one of them raises ImportError
+"""
+    (tmp_path / "cells.py").write_text(script + "\n".join(source))
+    environment = os.environ | {
+        "TASTE_MIN_RESULTS": str(tmp_path),
+        "TASTE_MIN_PROFILE": "smoke",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "cells.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "smoke" in done.stdout
+
+
 @each_chapter
 def test_says_its_cost_in_the_title_cell(path):
     title = read(path).cells[0].source
     for key in ("wall_seconds", "peak_memory_mb"):
         assert f"{{glue:text}}`99_ledger.ipynb::{path.stem[:2]}.{key}:" in title
+
+
+@each_chapter
+def test_ends_with_what_to_remember_the_claims_and_exercises(path):
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    assert "\n## What to remember\n" in text
+    claims = {claim["id"] for claim in yaml.safe_load((ROOT / "tests" / "claims.yaml").read_text())}
+    named = re.findall(r"The chapter bears on the claims? ([^;.]*)[;.]", text)
+    ids = re.findall(r"[`#]([a-z-]+)[`)]", " ".join(named))
+    assert ids and set(ids) <= claims
+    labels = re.findall(r"^```+\{exercise\}.*\n:label: (\S+)", text, flags=re.MULTILINE)
+    solved = re.findall(r"^```+\{solution(?:-start)?\} (\S+)\n:class: dropdown", text, flags=re.MULTILINE)
+    assert 2 <= len(labels) <= 4 and solved == labels
 
 
 @each_chapter
@@ -114,6 +178,21 @@ def test_code_has_one_dial_and_imports_in_order(path):
     assert "!pip" not in code and "%pip" not in code and "torchaudio.load" not in code
     imports = re.findall(r"^(?:from|import) (taste_min|transformers|torchaudio|peft)\b", code, flags=re.MULTILINE)
     assert imports[:1] in ([], ["taste_min"]), "import taste_min before transformers, torchaudio and peft"
+
+
+def test_side_by_side_each_has_one_thread_and_failures_are_named(monkeypatch):
+    import execute
+
+    ran = []
+
+    def run(command, env):
+        ran.append((command[2], env["OMP_NUM_THREADS"]))
+        return SimpleNamespace(returncode=int(command[2] == "b"))
+
+    monkeypatch.setattr(execute.subprocess, "run", run)
+    monkeypatch.setattr(execute, "get_cache", lambda folder: None)
+    assert execute.run_side_by_side([Path("a.ipynb"), Path("b.ipynb"), Path("c.ipynb")], 2, []) == ["b"]
+    assert sorted(ran) == [("a", "1"), ("b", "1"), ("c", "1")]
 
 
 # -- bands: the evaluation itself

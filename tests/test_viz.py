@@ -84,6 +84,16 @@ def test_table_escapes_and_labels():
         viz.table(["name", "value"], [("a", 1, 2)])
 
 
+def test_what_is_shown_again_is_kept_under_its_name_and_not_shown_twice(monkeypatch):
+    output, kept = viz.table(["a"], [("b",)]), []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw, metadata: kept.append((data, metadata)))
+    assert viz.show_again("00.table", output) is output
+    ((data, metadata),) = kept
+    prefix = metadata["scrapbook"]["mime_prefix"]
+    assert metadata["scrapbook"]["name"] == "00.table"
+    assert data == {f"{prefix}text/html": output.html, f"{prefix}text/plain": output.text}
+
+
 def luminance(colour):
     channels = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(colour)]
     return float(np.dot((0.2126, 0.7152, 0.0722), channels))

@@ -4,15 +4,17 @@ For each notebook of `_toc.yml` (or each one named): papermill executes it with 
 `_build/executed/`, its last cell writes `results/<profile>/<name>.json`, and the outputs are put into jupyter-cache, so
 that building the pages executes nothing. A notebook whose content hash has not changed is not run again.
 
-    python tools/execute.py [--profile smoke] [--seed 0] [--force] [--check] [NAME ...]
+    python tools/execute.py [--profile smoke] [--seed 0] [--force] [--check] [--jobs N] [NAME ...]
 """
 
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -120,12 +122,28 @@ def _papermill(path: Path, profile: str, seed: int, cwd: str) -> None:
     )
 
 
+def run_side_by_side(paths: list[Path], jobs: int, options: list[str]) -> list[str]:
+    """Execute notebooks in processes of their own, `jobs` at a time with one thread each; names of those that failed.
+
+    Small networks gain little from a second thread, and imports nothing.
+    """
+    get_cache(CACHE)  # made once
+
+    def succeeds(path: Path) -> bool:
+        command = [sys.executable, __file__, path.stem, *options]
+        return subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode == 0
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return [path.stem for path, good in zip(paths, pool.map(succeeds, paths), strict=True) if not good]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="file stems; default: all of _toc.yml, then the ledger")
     parser.add_argument("--profile", default=os.environ.get("PROFILE", "smoke"), choices=repro.PROFILES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--force", action="store_true", help="run even what has not changed")
+    parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time, with one thread each when several")
     parser.add_argument("--check", action="store_true", help="run nothing; exit 1 when something would have to run")
     args = parser.parse_args()
 
@@ -150,6 +168,10 @@ def main() -> int:
                 result.unlink()
     os.environ |= {"PYTHONHASHSEED": "0", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     failed = []
+    if args.jobs > 1:
+        options = ["--profile", args.profile, "--seed", str(args.seed), *(["--force"] if args.force else [])]
+        failed = run_side_by_side([path for path in paths if path.stem != LEDGER], args.jobs, options)
+        paths = [path for path in paths if path.stem == LEDGER]
     for path in paths:
         if path.stem == LEDGER and failed:
             break
