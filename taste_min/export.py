@@ -62,16 +62,29 @@ def write_parts(folder: Path, parts: dict[str, nn.Module]) -> list[str]:
     return [f"{name}.safetensors" for name in parts]
 
 
-def write_manifest(folder: Path, stage: str, facts: dict, files: list[str]) -> dict:
-    """Add one stage to the folder's manifest: what was trained, on what, how long, with which result."""
+def read_stages(folder: Path) -> dict[str, dict]:
+    """The stages in the folder's manifest; {} without one. Raises TasteError when it is damaged."""
     path = folder / MANIFEST
-    manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        stages = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
+        if not all(isinstance(facts, dict) for facts in stages.values()):
+            raise ValueError("a stage is no table")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise TasteError(f"{path} is damaged; delete it and run the same command again, with --resume.") from error
+    return stages
+
+
+def write_manifest(folder: Path, stage: str, facts: dict, files: list[str]) -> dict:
+    """Add one stage to the folder's manifest: what was trained, on what, how long, with which result.
+
+    Raises TasteError when the manifest that is there is damaged.
+    """
     hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
-    manifest.setdefault("stages", {})[stage] = facts | {"sha256": hashes}
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-    return manifest["stages"][stage]
+    stages = read_stages(folder) | {stage: facts | {"sha256": hashes}}
+    partial = (folder / MANIFEST).with_suffix(".part")
+    partial.write_text(json.dumps({"stages": stages}, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, folder / MANIFEST)
+    return stages[stage]
 
 
 def load_parts(

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from .config import PRESETS
 from .data import BatchOrder, FeatureStore
 from .errors import TasteError
+from .manifest import read_records
 from .optimizer import Swapped, average_gradients, learning_rate, make_optimizer, seed_of
 from .released_files import unpickle
 from .repro import bfloat16_is_fast
@@ -236,9 +237,9 @@ def run_stage(run: Run, resume: bool, progress: bool = True) -> dict[str, float]
 
 
 def _cut(metrics: Path, step: int) -> None:
-    """Drop the lines that a killed run wrote after its last checkpoint."""
-    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.is_file() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    """Drop the lines that a killed run wrote after its last checkpoint, and all from a damaged one on."""
+    records = read_records(metrics) if metrics.is_file() else []
+    kept = [json.dumps(record) + "\n" for record in records if record.get("step", step) <= step]
     partial = metrics.with_suffix(".part")
     partial.write_text("".join(kept), encoding="utf-8")
     os.replace(partial, metrics)

@@ -10,6 +10,7 @@ from taste_min import cli, evaluate, evaluate_command, judge, metrics, quality, 
 from taste_min.audio import SAMPLE_RATE, write_audio
 from taste_min.errors import TasteError
 from taste_min.evaluate import MEDIANS, METRICS, aggregate, codebook_perplexity, compare
+from taste_min.manifest import read_records
 from taste_min.text import Word
 
 
@@ -214,6 +215,20 @@ def test_rows_of_another_run_are_not_used(workplace):
     partial = evaluate_command.Partial(None, {})
     partial.add([{"id": "a"}])
     assert partial.rows == [{"id": "a"}]
+
+
+@pytest.mark.parametrize("damage", [b'{"id": 11', b"\xff\x00", b"[]", b"[" * 100_000])
+def test_rows_from_the_first_damaged_line_on_are_made_again(tmp_path, damage):
+    path, key, rows = tmp_path / "out.json.partial", {"seed": 0}, [{"id": i} for i in range(24)]
+    evaluate_command.Partial(path, key).add(rows)
+    assert evaluate_command.Partial(path, key).rows == rows
+    lines = path.read_bytes().split(b"\n")
+    lines[12] = damage
+    path.write_bytes(b"\n".join(lines))
+    assert evaluate_command.Partial(path, key).rows == rows[: evaluate_command.BATCH]
+    assert read_records(path) == [key, *rows[: evaluate_command.BATCH]]
+    path.write_bytes(b"\xff")
+    assert evaluate_command.Partial(path, key).rows == []
 
 
 def test_compare_prints_and_writes_differences(workplace, capsys):

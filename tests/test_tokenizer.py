@@ -68,6 +68,19 @@ def test_long_recordings_keep_one_speaker(tiny):
     assert tokens.text == f"{TEXT} {TEXT}" and tokens.words[-1].end > 40
     assert tokens.speaker_embedding.shape == (256,)
     assert tokens.speaker_embedding.norm() == pytest.approx(1)
+    with pytest.raises(TasteError, match="at most 30 s"):
+        tiny.encode(wav, TEXT)
+
+
+def test_windows_are_encoded_apart_and_silence_takes_time(tiny):
+    tokens = tiny.encode_windows(iter((speech(2.0), torch.zeros(3 * SAMPLE_RATE), speech(1.0))))
+    alone = [tiny.encode(speech(seconds)) for seconds in (2.0, 1.0)]
+    assert tokens.seconds == 6.0
+    assert [w.start for w in tokens.words] == [w.start for w in alone[0].words] + [5 + w.start for w in alone[1].words]
+    assert torch.equal(tokens.codes, torch.cat([part.codes for part in alone]))
+    assert torch.equal(tokens.embeddings, torch.cat([part.embeddings for part in alone]))
+    with pytest.raises(TasteError, match="no words"):
+        tiny.encode_windows([torch.zeros(SAMPLE_RATE)])
 
 
 def test_unknown_model_names_and_empty_folders_are_refused(tmp_path):
