@@ -149,11 +149,15 @@ def _check_format(name: str, file: soundfile.SoundFile, sample_rate: int, conver
 def write_audio(path: str | Path, wav: torch.Tensor, sample_rate: int = VOCODER_RATE) -> None:
     """Write `wav (S,)`, clipped to [-1, 1]; the suffix decides the format (wav, flac, mp3, ogg).
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. Raises TasteError when it cannot be written, for example to a full disk.
     """
     path, samples = Path(path), np.clip(wav.detach().cpu().float().numpy(), -1, 1)
     partial = path.with_name(f"{path.stem}.part{path.suffix}")
-    soundfile.write(str(partial), samples, sample_rate)
+    try:
+        soundfile.write(str(partial), samples, sample_rate)
+    except soundfile.LibsndfileError as error:
+        partial.unlink(missing_ok=True)
+        raise TasteError(f"{path} cannot be written; make room on the disk or choose another folder.") from error
     os.replace(partial, path)
 
 

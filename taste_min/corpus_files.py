@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .errors import TasteError
+from .files import write_whole
 
 
 def write_recording(path: Path, wav: np.ndarray, sample_rate: int) -> None:
@@ -142,7 +143,7 @@ def _repair(manifest: Path, columns: Sequence[str]) -> set[str]:
         for row in rows
         if len(row) == len(columns) and _is_whole(dict(zip(columns, row, strict=True)), manifest.parent)
     ]
-    _replace(manifest, header + "".join("\t".join(row) + "\n" for row in rows))
+    write_whole(manifest, header + "".join("\t".join(row) + "\n" for row in rows))
     return {row[0] for row in rows}
 
 
@@ -161,14 +162,8 @@ def _whole_lines(rejected: Path) -> set[str]:
     text = rejected.read_text(encoding="utf-8", errors="replace") if rejected.exists() else ""
     lines = text.splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
-    _replace(rejected, "".join(whole))
+    write_whole(rejected, "".join(whole))
     return {line.rstrip("\n").split("\t")[0] for line in whole}
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_suffix(".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def hours_by(rows: Iterable, column: str) -> dict[str, float]:

@@ -7,13 +7,12 @@ not import torch, because the command line reads its options.
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import TasteError
-from .manifest import read_records
+from .files import read_records, to_lines, write_whole
 from .repro import commit, versions
 
 BATCH = 8  # recordings that are decoded together; part of what a seed means
@@ -183,9 +182,7 @@ def write_json(path: Path, content: dict) -> None:
         if isinstance(value, list):
             text = "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
         entries.append(f" {json.dumps(key)}: {text}")
-    partial = path.with_name(path.name + ".part")
-    partial.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, "{\n" + ",\n".join(entries) + "\n}\n")
 
 
 @dataclass
@@ -207,16 +204,10 @@ class Partial:
                 self.rows = records[1:]
         self.rows = self.rows[: len(self.rows) // BATCH * BATCH]
         if self.path:
-            begun = self.path.with_name(self.path.name + ".part")  # killed here, the rows are still in the old file
-            begun.write_text(_lines([self.key, *self.rows]), encoding="utf-8")
-            os.replace(begun, self.path)
+            write_whole(self.path, to_lines([self.key, *self.rows]))
 
     def add(self, rows: list[dict]) -> None:
         self.rows += rows
         if self.path:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(_lines(rows))
-
-
-def _lines(records: list[dict]) -> str:
-    return "".join(json.dumps(record) + "\n" for record in records)
+                file.write(to_lines(rows))

@@ -5,18 +5,18 @@ Weights that were not trained stay out: what the aggregator keeps of Whisper's d
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 from torch import nn
 
 from .aggregator import Aggregator
 from .config import TasteConfig
 from .errors import TasteError
+from .files import write_whole
 from .flow import Flow
 from .quantizer import ResidualVQ
 from .text import load_tokenizer
@@ -55,10 +55,7 @@ def write_parts(folder: Path, parts: dict[str, nn.Module]) -> list[str]:
         tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items() if k not in frozen}
         tensors = {k: v for k, v in tensors.items() if not k.endswith(TRAINING_ONLY)}
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-        partial = folder / f"{name}.part"
-        save_file(tensors, str(partial))
-        partial.chmod(0o644)  # the library writes files that only their owner can read
-        os.replace(partial, folder / f"{name}.safetensors")
+        write_whole(folder / f"{name}.safetensors", save(tensors))
     return [f"{name}.safetensors" for name in parts]
 
 
@@ -81,9 +78,7 @@ def write_manifest(folder: Path, stage: str, facts: dict, files: list[str]) -> d
     """
     hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
     stages = read_stages(folder) | {stage: facts | {"sha256": hashes}}
-    partial = (folder / MANIFEST).with_suffix(".part")
-    partial.write_text(json.dumps({"stages": stages}, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / MANIFEST)
+    write_whole(folder / MANIFEST, json.dumps({"stages": stages}, indent=2) + "\n")
     return stages[stage]
 
 

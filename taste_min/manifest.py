@@ -1,13 +1,11 @@
 """Read the manifest of a corpus folder: a table with tabs, one line per utterance (paper section 4.1).
 
 The synthetic corpus (corpus.py) and the cache of features (features.py) share it; each makes its own rows of the lines.
-So do records that grow line by line and may be cut anywhere: `read_records`.
 
 Axes: none; this module handles text.
 """
 
 import csv
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -34,17 +32,3 @@ def read_rows(path: Path, make: Callable[[dict[str, str]], Row]) -> list[Row]:
     if not all(0 <= row.seconds < math.inf for row in rows):
         raise ValueError("seconds")
     return rows
-
-
-def read_records(path: Path) -> list[dict]:
-    """The JSON tables of a file that holds one per line, up to the first line that is cut or damaged."""
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(record, dict):
-            break
-        records.append(record)
-    return records

@@ -6,7 +6,6 @@ Axes: W words, R quantiser layer, D width.
 import itertools
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import save
 
 from .bitrate import Bitrate, bitrate
 from .errors import TasteError
+from .files import write_whole
 from .text import Word, read_word
 
 PIECE_SECONDS = 12.0  # longest stretch that is decoded at once; training knows single sentences only
@@ -126,9 +126,7 @@ class TasteTokens:
         meta = {"text": self.text, "words": [asdict(word) for word in self.words]}
         meta |= {"n_text_tokens": self.n_text_tokens, "seconds": self.seconds}
         tensors = {name: getattr(self, name).contiguous() for name in TENSORS}
-        partial = Path(f"{path}.part")
-        partial.write_bytes(save(tensors, {"taste_tokens": json.dumps(meta)}))
-        os.replace(partial, path)
+        write_whole(path, save(tensors, {"taste_tokens": json.dumps(meta)}))
 
     @classmethod
     def load(cls, path: str | Path) -> "TasteTokens":

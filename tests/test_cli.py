@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from taste_min import assets, cli
+from taste_min.tokenizer import Taste
 
 
 def bad_files(folder):
@@ -49,7 +50,8 @@ def test_parity_on_a_folder_without_golden_files(tmp_path, capsys):
 
 
 @pytest.mark.assets
-def test_encode_prints_json_and_writes_tokens(tmp_path, capsys):
+def test_encode_prints_json_and_writes_tokens(tmp_path, capsys, mini_taste, monkeypatch):
+    monkeypatch.setattr(Taste, "from_pretrained", lambda name: mini_taste)
     clip = sorted(assets.fetch("librivox").glob("*.wav"))[1]
     assert cli.main(["encode", str(clip), "--json", "-o", str(tmp_path / "a.safetensors")]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -58,7 +60,8 @@ def test_encode_prints_json_and_writes_tokens(tmp_path, capsys):
 
 
 @pytest.mark.assets
-def test_a_recording_without_words(tmp_path, capsys):
+def test_a_recording_without_words(capsys, mini_taste, monkeypatch):
+    monkeypatch.setattr(Taste, "from_pretrained", lambda name: mini_taste)
     clip = sorted(assets.fetch("librivox").glob("*.wav"))[1]
     assert cli.main(["encode", str(clip), "--text", " "]) == 2
     assert "no words" in capsys.readouterr().err
