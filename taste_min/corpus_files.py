@@ -76,7 +76,9 @@ def explained(out: Path) -> Iterator[None]:
             "a worker was killed, probably for want of memory; run the same command with fewer --workers to go on."
         ) from error
     except (OSError, soundfile.LibsndfileError) as error:
-        raise TasteError(f"filling {out} stopped ({error}); mend that and run the same command to go on.") from error
+        raise TasteError(
+            f"filling {out} stopped ({error}), perhaps for want of room; mend that and run the same command to go on."
+        ) from error
 
 
 def _fill(out: Path, columns: Sequence[str], jobs: Iterable, make: Callable, workers: int, bar: tqdm) -> None:

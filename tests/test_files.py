@@ -1,7 +1,6 @@
 """A full disk, a kill in the middle, other clocks and languages: what was there stays, and it ends in one sentence."""
 
 import contextlib
-import json
 import os
 import resource
 import subprocess
@@ -13,7 +12,7 @@ import soundfile
 import torch
 from conftest import ROOT
 from fake_corpus import fake_features
-from fake_taste import tokens_of
+from fake_taste import speech, tiny_taste, tokens_of
 
 from taste_min import cli
 from taste_min.audio import write_audio
@@ -23,6 +22,7 @@ from taste_min.evaluate_command import write_json
 from taste_min.export import write_parts
 from taste_min.files import read_records, to_lines, write_whole
 from taste_min.shards import write_shard
+from taste_min.tokenizer import Taste
 from taste_min.train import Run
 from taste_min.units import MiniUnits, cepstra
 
@@ -77,17 +77,17 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, name):
 
 
 def test_a_full_disk_ends_a_command_in_one_sentence(tmp_path, monkeypatch, capsys):
-    rows = {"judge": "base", "system": "x"}
-    result = {"utterances": [{"id": "a", "text": "a", "word_errors": 1, "reference_words": 4}], "run": rows}
-    (tmp_path / "a.json").write_text(json.dumps(result))
-    with full_disk(10):
-        assert (
-            cli.main(["evaluate", "--compare", *[str(tmp_path / "a.json")] * 2, "--json", str(tmp_path / "b.json")])
-            == 2
-        )
-    error = capsys.readouterr().err
-    assert "b.json" in error and "File too large" in error and error.count("\n") == 1
-    assert not (tmp_path / "b.json").exists()
+    taste = tiny_taste()
+    monkeypatch.setattr(Taste, "from_pretrained", lambda name: taste)
+    write_audio(tmp_path / "a.wav", speech(0.5), 16_000)
+    for name in ("b.safetensors", "b.wav"):
+        command = ["encode", "a.wav", "-o", name] if name == "b.safetensors" else ["resynth", "a.wav", "-o", name]
+        monkeypatch.chdir(tmp_path)
+        with full_disk():
+            assert cli.main(command) == 2
+        error = capsys.readouterr().err
+        assert name in error and "cannot be" in error and error.count("\n") == 1
+        assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
 
 
 def test_records_are_read_up_to_the_first_damage(tmp_path):

@@ -19,7 +19,10 @@ import os
 import random
 import resource
 import sys
+from collections import Counter
 from pathlib import Path
+
+from taste_min import repro  # before transformers, see taste_min/_torchaudio.py
 
 ROOT = Path(__file__).resolve().parents[1]
 # piece -> functions that are mutated (a class stands for all its methods) and the tests that should notice
@@ -90,8 +93,7 @@ def spots(tree: ast.AST, names: tuple[str, ...]):
 
 def mutants(source: str, names: tuple[str, ...]):
     """(description, changed tree) of every mutant."""
-    tree = ast.parse(source)
-    lines = source.splitlines()
+    tree, lines, seen = ast.parse(source), source.splitlines(), Counter()
     for parent, field, index, node in list(spots(tree, names)):
         for kind, change in variants(node):
             new = ast.copy_location(change(copy.deepcopy(node)), node)
@@ -106,7 +108,9 @@ def mutants(source: str, names: tuple[str, ...]):
             else:
                 holder[index] = node
             text = f"{ast.unparse(node)} -> {ast.unparse(new)}" if not isinstance(node, ast.stmt) else ast.unparse(node)
-            yield f"{kind}: {text.splitlines()[0]} | {lines[node.lineno - 1].strip()}", whole
+            name = f"{kind}: {text.splitlines()[0]} | {lines[node.lineno - 1].strip()}"
+            seen[name] += 1
+            yield name if seen[name] == 1 else f"{name} #{seen[name]}", whole
 
 
 def survives(name: str, tree: ast.AST | None, test: str) -> bool:
@@ -135,11 +139,8 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="so many mutants of each piece (default: all)")
     parser.add_argument("--only", choices=PIECES, help="one piece, printed and not recorded")
     args = parser.parse_args()
-    sys.path[:0] = [str(ROOT)]
-    import accelerate  # noqa: F401  what the tests import, once for all forks
+    import peft  # noqa: F401  what the tests import, once for all forks
     import transformers.models.whisper.modeling_whisper  # noqa: F401
-
-    from taste_min import repro
 
     result = {}
     for name, (names, test) in PIECES.items():
