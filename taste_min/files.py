@@ -16,6 +16,9 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     try:
         partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         os.replace(partial, path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names none
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
