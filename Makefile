@@ -22,7 +22,7 @@ book: fetch notebooks pages ## build the book into _build/html (about a quarter 
 	@echo "the book is here: file://$(CURDIR)/_build/html/index.html"
 
 test: lint fetch ## lint, unit and golden tests, notebooks with their bands, checks of the pages
-	$(call timed,unit tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not notebooks and not browser")
+	$(call timed,unit tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not notebooks and not browser")
 	$(call timed,notebooks and pages,PROFILE=smoke $(BIN)/python -m pytest -m notebooks)
 
 test-browser: book ## the pages in a real browser, network off: widgets, players, contrast, phones (needs Chromium)

@@ -3,6 +3,7 @@
 Axes: B batch, S samples, F mel frames, M mel bands.
 
     read_audio / write_audio   files, 16 kHz mono float32 in [-1, 1]
+    read_windows               the same for long recordings, 30 s at a time
     log_mel                    Whisper's log-mel: 16 kHz, hop 10 ms, 30 s windows        -> encoder, S3 units
     vocoder_mel                CosyVoice's log-mel: 22.05 kHz, hop 256, 80 bands         -> flow, vocoder
     kaldi_fbank                Kaldi log filter banks: 16 kHz, hop 10 ms, 80 bands        -> CAM++ speaker embedding
@@ -11,6 +12,8 @@ Axes: B batch, S samples, F mel frames, M mel bands.
 import functools
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,7 @@ VOCODER_RATE = 22_050  # Hz, everything on the decoder side
 MEL_FFT, MEL_HOP = 1024, 256  # samples: window and step of the mel spectrogram that flow and vocoder share
 WINDOW_SECONDS = 30  # Whisper's window
 MAX_SECONDS = 3600  # longest recording read at once
+MAX_STREAM_SECONDS = 24 * 3600  # longest one read window by window
 BLOCK = 2**14  # frames read at a time: a header may claim any length
 LARGEST_FILTER = 2**22  # taps of a resampling filter, 34 MB; 44.1 kHz to 16 kHz takes 70,560
 N_FFT, HOP = 400, 160  # Whisper's 25 ms window and 10 ms hop at 16 kHz
@@ -43,7 +47,7 @@ def check_audio(wav: torch.Tensor, name: str = "the audio") -> torch.Tensor:
     if wav.numel() < N_FFT:
         raise TasteError(f"{name} is empty or shorter than 25 ms; give a recording with at least one spoken word.")
     if wav.numel() > MAX_SECONDS * SAMPLE_RATE:
-        raise TasteError(_too_long(name, wav.numel() / SAMPLE_RATE))
+        raise TasteError(_too_long(name, wav.numel() / SAMPLE_RATE, MAX_SECONDS))
     wav = wav.float()
     if not torch.isfinite(wav).all():
         raise TasteError(f"{name} contains NaN or infinite samples; export the recording again.")
@@ -52,8 +56,8 @@ def check_audio(wav: torch.Tensor, name: str = "the audio") -> torch.Tensor:
     return wav
 
 
-def _too_long(name: str, seconds: float) -> str:
-    return f"{name} lasts {seconds / 3600:.1f} h; split it into pieces of at most {MAX_SECONDS // 3600} h."
+def _too_long(name: str, seconds: float, limit: int) -> str:
+    return f"{name} lasts {seconds / 3600:.1f} h; split it into pieces of at most {limit // 3600} h."
 
 
 def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE, convert: bool = False) -> torch.Tensor:
@@ -65,30 +69,68 @@ def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE, convert: bool =
 
     Raises TasteError when the file is missing, not audio, empty, NaN, silent, too long, or in another format.
     """
+    with _opened(path, sample_rate, convert, MAX_SECONDS) as file:
+        wav, _ = _read_until(file, torch.zeros(0), math.inf)
+        return check_audio(_resampled(wav, file.samplerate, sample_rate), Path(path).name)
+
+
+def read_windows(path: str | Path, convert: bool = False) -> Iterator[torch.Tensor]:
+    """Read a recording of up to a day as consecutive windows (S,) of at most 30 s at 16 kHz, one in memory at a time.
+
+    It is cut as by `split_windows`, before it is resampled. Raises TasteError as `read_audio` does; whether there is
+    anything but silence is known with the last window.
+    """
+    with _opened(path, SAMPLE_RATE, convert, MAX_STREAM_SECONDS) as file:
+        rate, rest, last, heard = file.samplerate, torch.zeros(0), False, False
+        while not last:
+            wav, last = _read_until(file, rest, WINDOW_SECONDS * rate)
+            cut = len(wav)
+            if not last:
+                cut = quiet_cut(wav[: WINDOW_SECONDS * rate], rate)
+                cut -= cut % (rate // math.gcd(rate, SAMPLE_RATE))  # so that no fraction of a sample is lost
+            window, rest = _resampled(wav[:cut], rate, SAMPLE_RATE), wav[cut:]
+            silent = bool(window.abs().amax() < SILENCE) if len(window) else True
+            if not silent or (last and not heard):
+                window = check_audio(window, Path(path).name)
+            heard = heard or not silent
+            yield window
+
+
+@contextmanager
+def _opened(path: str | Path, sample_rate: int, convert: bool, limit: int) -> Iterator[soundfile.SoundFile]:
+    """An audio file whose header is fine, see `_check_format`."""
     path = Path(path)
     if not os.path.isfile(path):  # unlike Path.is_file also for names that no file can have
         raise TasteError(f"{str(path):.300} is not a file; give the path of a recording (wav, flac, ogg or mp3).")
     try:
         with soundfile.SoundFile(str(path)) as file:
-            rate, blocks = file.samplerate, []
-            _check_format(path.name, file, sample_rate, convert)
-            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):  # (BLOCK, channels)
-                blocks.append(block.mean(axis=1))
+            _check_format(path.name, file, sample_rate, convert, limit)
+            yield file
     except soundfile.LibsndfileError as error:
         raise TasteError(f"{path.name} is not a readable audio file; convert it to wav or flac first.") from error
-    if not blocks:
-        raise TasteError(f"{path.name} is empty; give a recording with at least one spoken word.")
-    wav = torch.from_numpy(np.concatenate(blocks))  # (S,)
-    if rate != sample_rate:
-        wav = torchaudio.functional.resample(wav, rate, sample_rate)
-    return check_audio(wav, path.name)
 
 
-def _check_format(name: str, file: soundfile.SoundFile, sample_rate: int, convert: bool) -> None:
+def _read_until(file: soundfile.SoundFile, begun: torch.Tensor, n_samples: float) -> tuple[torch.Tensor, bool]:
+    """Go on after `begun (S,)` until there are more than `n_samples`, channels averaged; and whether the file ended."""
+    parts, n = [begun.numpy()], len(begun)
+    while n <= n_samples:
+        block = file.read(BLOCK, dtype="float32", always_2d=True)  # (BLOCK, channels)
+        if not len(block):
+            return torch.from_numpy(np.concatenate(parts)), True
+        parts.append(block.mean(axis=1))
+        n += len(block)
+    return torch.from_numpy(np.concatenate(parts)), False
+
+
+def _resampled(wav: torch.Tensor, rate: int, sample_rate: int) -> torch.Tensor:
+    return wav if rate == sample_rate or not len(wav) else torchaudio.functional.resample(wav, rate, sample_rate)
+
+
+def _check_format(name: str, file: soundfile.SoundFile, sample_rate: int, convert: bool, limit: int) -> None:
     """Raises TasteError for what the header alone tells: too long, too low or too odd a rate, several channels."""
     rate = file.samplerate
-    if file.frames > MAX_SECONDS * rate:
-        raise TasteError(_too_long(name, file.frames / rate))
+    if file.frames > limit * rate:
+        raise TasteError(_too_long(name, file.frames / rate, limit))
     if file.frames == 0:
         raise TasteError(f"{name} is empty; give a recording with at least one spoken word.")
     if rate < sample_rate:
@@ -107,11 +149,15 @@ def _check_format(name: str, file: soundfile.SoundFile, sample_rate: int, conver
 def write_audio(path: str | Path, wav: torch.Tensor, sample_rate: int = VOCODER_RATE) -> None:
     """Write `wav (S,)`, clipped to [-1, 1]; the suffix decides the format (wav, flac, mp3, ogg).
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. Raises TasteError when it cannot be written, for example to a full disk.
     """
     path, samples = Path(path), np.clip(wav.detach().cpu().float().numpy(), -1, 1)
     partial = path.with_name(f"{path.stem}.part{path.suffix}")
-    soundfile.write(str(partial), samples, sample_rate)
+    try:
+        soundfile.write(str(partial), samples, sample_rate)
+    except soundfile.LibsndfileError as error:
+        partial.unlink(missing_ok=True)
+        raise TasteError(f"{path} cannot be written; make room on the disk or choose another folder.") from error
     os.replace(partial, path)
 
 
@@ -120,15 +166,19 @@ def split_windows(wav: torch.Tensor) -> list[tuple[int, int]]:
 
     Each cut is made at the quietest tenth of a second in the last five seconds of its window, so that words stay whole.
     """
-    window, search, block = WINDOW_SECONDS * SAMPLE_RATE, 5 * SAMPLE_RATE, SAMPLE_RATE // 10
-    windows, start = [], 0
+    window, windows, start = WINDOW_SECONDS * SAMPLE_RATE, [], 0
     while len(wav) - start > window:
-        tail = wav[start + window - search : start + window]
-        energy = tail.unfold(0, block, block).square().mean(dim=1)  # one value per 100 ms
-        cut = start + window - search + int(energy.argmin()) * block + block // 2
-        windows.append((start, cut))
-        start = cut
+        end = start + quiet_cut(wav[start : start + window], SAMPLE_RATE)
+        windows.append((start, end))
+        start = end
     return [*windows, (start, len(wav))]
+
+
+def quiet_cut(wav: torch.Tensor, rate: int) -> int:
+    """The middle of the quietest tenth of a second in the last five seconds of `wav (S,)`, as a sample number."""
+    search, block = 5 * rate, rate // 10
+    energy = wav[-search:].unfold(0, block, block).square().mean(dim=1)  # one value per 100 ms
+    return len(wav) - search + int(energy.argmin()) * block + block // 2
 
 
 @functools.cache

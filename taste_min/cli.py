@@ -21,13 +21,16 @@ def fetch(args) -> int:
 
 def encode(args) -> int:
     """Turn a recording into text and TASTE codes."""
-    from .audio import read_audio
+    from itertools import chain
+
+    from .audio import read_windows
     from .tokenizer import Taste
 
     if args.output:
         speech_command.check_output(args.output, args.force, (speech_command.TOKENS_SUFFIX,))
-    wav = read_audio(args.audio, convert=args.convert)  # before the model: bad input should not wait for it
-    tokens = Taste.from_pretrained(args.preset).encode(wav, args.text)
+    windows = read_windows(args.audio, args.convert)
+    first = next(windows)  # before the model: bad input should not wait for it
+    tokens = Taste.from_pretrained(args.preset).encode_windows(chain([first], windows), args.text)
     if args.output:
         tokens.save(args.output)
     rate = tokens.bitrate()

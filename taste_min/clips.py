@@ -36,7 +36,8 @@ def human_clips() -> list[Clip]:
     """One reader's five sentences of Sense and Sensibility (LibriVox, public domain). Never used for fitting."""
     folder = assets.fetch("librivox", progress=False)
     return [
-        _clip(path, "librivox", path.with_suffix(".txt").read_text().strip()) for path in sorted(folder.glob("*.wav"))
+        _clip(path, "librivox", path.with_suffix(".txt").read_text(encoding="utf-8").strip())
+        for path in sorted(folder.glob("*.wav"))
     ]
 
 

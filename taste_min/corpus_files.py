@@ -8,6 +8,8 @@ Axes: S samples.
 """
 
 import itertools
+import json
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +26,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .errors import TasteError
+from .files import write_whole
 
 
 def write_recording(path: Path, wav: np.ndarray, sample_rate: int) -> None:
@@ -73,7 +76,9 @@ def explained(out: Path) -> Iterator[None]:
             "a worker was killed, probably for want of memory; run the same command with fewer --workers to go on."
         ) from error
     except (OSError, soundfile.LibsndfileError) as error:
-        raise TasteError(f"filling {out} stopped ({error}); mend that and run the same command to go on.") from error
+        raise TasteError(
+            f"filling {out} stopped ({error}), perhaps for want of room; mend that and run the same command to go on."
+        ) from error
 
 
 def _fill(out: Path, columns: Sequence[str], jobs: Iterable, make: Callable, workers: int, bar: tqdm) -> None:
@@ -128,29 +133,39 @@ def start_worker() -> None:
 
 
 def _repair(manifest: Path, columns: Sequence[str]) -> set[str]:
-    """Drop a half-written last line and lines without their recording (column 2); returns the ids that are complete."""
-    lines = manifest.read_text(encoding="utf-8").splitlines(keepends=True) if manifest.exists() else []
+    """Drop what `_is_whole` refuses, such as a half-written last line; returns the ids that are complete."""
+    text = manifest.read_text(encoding="utf-8", errors="replace") if manifest.exists() else ""
+    lines = text.splitlines(keepends=True)
     header = "\t".join(columns) + "\n"
     if lines and lines[0] != header:
         raise TasteError(f"{manifest} belongs to another kind of corpus; choose another --out.")
     rows = [line.rstrip("\n").split("\t") for line in lines[1:] if line.endswith("\n")]
-    rows = [row for row in rows if len(row) == len(columns) and (manifest.parent / row[1]).is_file()]
-    _replace(manifest, header + "".join("\t".join(row) + "\n" for row in rows))
+    rows = [
+        row
+        for row in rows
+        if len(row) == len(columns) and _is_whole(dict(zip(columns, row, strict=True)), manifest.parent)
+    ]
+    write_whole(manifest, header + "".join("\t".join(row) + "\n" for row in rows))
     return {row[0] for row in rows}
+
+
+def _is_whole(row: dict[str, str], folder: Path) -> bool:
+    """Whether a line of the manifest can be read, and its recording is there and begins as one."""
+    try:
+        json.loads(row.get("words") or "[]"), json.loads(row.get("prosody") or "{}")
+        sound = 0 <= float(row.get("seconds", 0)) < math.inf and soundfile.info(str(folder / row["audio"])).frames > 0
+    except (ValueError, soundfile.LibsndfileError):
+        return False
+    return sound and Path(row["audio"]).stem == row["id"]
 
 
 def _whole_lines(rejected: Path) -> set[str]:
     """Drop a half-written last line; returns the ids that are named."""
-    lines = rejected.read_text(encoding="utf-8").splitlines(keepends=True) if rejected.exists() else []
+    text = rejected.read_text(encoding="utf-8", errors="replace") if rejected.exists() else ""
+    lines = text.splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
-    _replace(rejected, "".join(whole))
+    write_whole(rejected, "".join(whole))
     return {line.rstrip("\n").split("\t")[0] for line in whole}
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_suffix(".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def hours_by(rows: Iterable, column: str) -> dict[str, float]:

@@ -7,10 +7,10 @@ the others as their whole loss.
 """
 
 import json
-import os
 from pathlib import Path
 
 from .errors import TasteError
+from .files import write_whole
 
 SHIPPED = Path(__file__).parent / "checkpoints" / "mini" / "curves.json"
 POINTS = 150  # of a training curve, at most
@@ -56,6 +56,4 @@ def write_curves(curves: dict[str, dict[str, list]], path: str | Path = SHIPPED)
     """Write curves by stage, whole or not at all; stages that the file already has and `curves` has not are kept."""
     path = Path(path)
     kept = read_curves(path) if path.is_file() else {}
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(kept | curves) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(kept | curves) + "\n")

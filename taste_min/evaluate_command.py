@@ -7,12 +7,12 @@ not import torch, because the command line reads its options.
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import TasteError
+from .files import read_records, to_lines, write_whole
 from .repro import commit, versions
 
 BATCH = 8  # recordings that are decoded together; part of what a seed means
@@ -182,16 +182,15 @@ def write_json(path: Path, content: dict) -> None:
         if isinstance(value, list):
             text = "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
         entries.append(f" {json.dumps(key)}: {text}")
-    partial = path.with_name(path.name + ".part")
-    partial.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, "{\n" + ",\n".join(entries) + "\n}\n")
 
 
 @dataclass
 class Partial:
     """Rows done so far, one JSON line each in `path`, below a line with the facts of the run they belong to.
 
-    Without a path they are only kept in memory. Rows of another run are dropped, and so is an unfinished batch.
+    Without a path they are only kept in memory. Rows of another run are dropped, and so are those from the first
+    damaged line on and an unfinished batch.
     """
 
     path: Path | None
@@ -200,17 +199,15 @@ class Partial:
 
     def __post_init__(self):
         if self.path and self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]  # the last line may be half written
-            if lines and lines[0] == json.dumps(self.key):
-                self.rows = [json.loads(line) for line in lines[1:]]
+            records = read_records(self.path)
+            if records[:1] == [self.key]:
+                self.rows = records[1:]
         self.rows = self.rows[: len(self.rows) // BATCH * BATCH]
-        self._write([self.key, *self.rows], "w")
+        if self.path:
+            write_whole(self.path, to_lines([self.key, *self.rows]))
 
     def add(self, rows: list[dict]) -> None:
         self.rows += rows
-        self._write(rows, "a")
-
-    def _write(self, lines: list[dict], mode: str) -> None:
         if self.path:
-            with self.path.open(mode, encoding="utf-8") as file:
-                file.write("".join(json.dumps(line) + "\n" for line in lines))
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(to_lines(rows))

@@ -5,18 +5,18 @@ Weights that were not trained stay out: what the aggregator keeps of Whisper's d
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 from torch import nn
 
 from .aggregator import Aggregator
 from .config import TasteConfig
 from .errors import TasteError
+from .files import write_whole
 from .flow import Flow
 from .quantizer import ResidualVQ
 from .text import load_tokenizer
@@ -55,23 +55,31 @@ def write_parts(folder: Path, parts: dict[str, nn.Module]) -> list[str]:
         tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items() if k not in frozen}
         tensors = {k: v for k, v in tensors.items() if not k.endswith(TRAINING_ONLY)}
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-        partial = folder / f"{name}.part"
-        save_file(tensors, str(partial))
-        partial.chmod(0o644)  # the library writes files that only their owner can read
-        os.replace(partial, folder / f"{name}.safetensors")
+        write_whole(folder / f"{name}.safetensors", save(tensors))
     return [f"{name}.safetensors" for name in parts]
 
 
-def write_manifest(folder: Path, stage: str, facts: dict, files: list[str]) -> dict:
-    """Add one stage to the folder's manifest: what was trained, on what, how long, with which result."""
+def read_stages(folder: Path) -> dict[str, dict]:
+    """The stages in the folder's manifest; {} without one. Raises TasteError when it is damaged."""
     path = folder / MANIFEST
-    manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        stages = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
+        if not all(isinstance(facts, dict) for facts in stages.values()):
+            raise ValueError("a stage is no table")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise TasteError(f"{path} is damaged; delete it and run the same command again, with --resume.") from error
+    return stages
+
+
+def write_manifest(folder: Path, stage: str, facts: dict, files: list[str]) -> dict:
+    """Add one stage to the folder's manifest: what was trained, on what, how long, with which result.
+
+    Raises TasteError when the manifest that is there is damaged.
+    """
     hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
-    manifest.setdefault("stages", {})[stage] = facts | {"sha256": hashes}
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-    return manifest["stages"][stage]
+    stages = read_stages(folder) | {stage: facts | {"sha256": hashes}}
+    write_whole(folder / MANIFEST, json.dumps({"stages": stages}, indent=2) + "\n")
+    return stages[stage]
 
 
 def load_parts(

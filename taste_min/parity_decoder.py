@@ -89,7 +89,7 @@ def golden_hift(golden: Golden) -> list[Row]:
 def released_shapes(path: Path, prefix: str) -> dict[str, tuple[int, ...]]:
     """Names (without `prefix`) and shapes in a list of released tensors; lines are `name <tab> shape <tab> dtype`."""
     shapes = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         name, shape, _ = line.split("\t")
         if name.startswith(prefix):
             shapes[name.removeprefix(prefix)] = tuple(int(size) for size in shape.strip("()").split(",") if size)

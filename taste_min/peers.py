@@ -160,7 +160,7 @@ class SpeechTokenizerPeer:
         if config is None:
             raise TasteError(SPEECHTOKENIZER_FILES)
         model = SpeechTokenizer.load_from_checkpoint(str(config), str(config.with_name("SpeechTokenizer.pt")))
-        model.codebook_size = json.loads(config.read_text())["codebook_size"]
+        model.codebook_size = json.loads(config.read_text(encoding="utf-8"))["codebook_size"]
         return cls(model, n_codebooks)
 
     @torch.no_grad()

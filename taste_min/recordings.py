@@ -74,7 +74,9 @@ def read_recordings(
         from .assets import fetch
 
         files = sorted(fetch("librivox").glob("*.wav"))
-        rows = [{"audio": str(file), "text": file.with_suffix(".txt").read_text().strip()} for file in files]
+        rows = [
+            {"audio": str(file), "text": file.with_suffix(".txt").read_text(encoding="utf-8").strip()} for file in files
+        ]
         rows = [row | {"id": Path(row["audio"]).stem, "speaker": "librivox"} for row in rows]
     else:
         rows = _read_table(Path(manifest))

@@ -14,7 +14,6 @@ import re
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from html import escape
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import __version__
 from .errors import TasteError
+from .files import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +91,7 @@ def settings(name: str, profile: str, path: Path | None = None) -> Settings:
 
     Raises TasteError when `profiles.json` has a profile name that does not exist.
     """
-    table = json.loads((path or Path(__file__).with_name("profiles.json")).read_text())
+    table = json.loads((path or Path(__file__).with_name("profiles.json")).read_text(encoding="utf-8"))
     merged = Settings()
     for block in (table["defaults"], table.get(name, {})):
         unknown = set(block) - set(PROFILES)
@@ -231,11 +231,7 @@ class Run:
         }
         folder = results_dir() / self.profile
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False) as file:
-            json.dump(result, file, indent=2, allow_nan=False)
-            file.write("\n")
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, folder / f"{self.name}.json")
+        write_whole(folder / f"{self.name}.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
         caption = (
             f"{self.name}, profile {self.profile}, seed {self.seed}: {result['wall_seconds']:.0f} s, "
             f"{result['peak_memory_mb']:.0f} MB, {result['device']}, commit {result['commit']}"

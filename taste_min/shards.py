@@ -1,15 +1,15 @@
 """The files of the feature cache: tensors of a few utterances, their manifest rows in the metadata."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .errors import TasteError
+from .files import write_whole
 
 SHARD = 32  # utterances per file
 
@@ -20,9 +20,7 @@ def write_shard(path: Path, rows: Sequence[dict], features: Sequence[dict[str, t
     The same content gives the same bytes: the metadata is one entry, because several come out in random order.
     """
     tensors = {f"{i}.{name}": tensor for i, f in enumerate(features) for name, tensor in f.items()}
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    save_file(tensors, str(partial), metadata={"shard": json.dumps({"rows": list(rows), "fingerprint": fingerprint})})
-    os.replace(partial, path)
+    write_whole(path, save(tensors, {"shard": json.dumps({"rows": list(rows), "fingerprint": fingerprint})}))
 
 
 def read_shard_rows(path: Path) -> tuple[list[dict], str]:

@@ -3,6 +3,7 @@
 Axes: S samples, N text tokens, W words, T encoder frames, D width, R quantiser layer, U units.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from .quantizer import ResidualVQ
 from .released_files import is_original
 from .speaker import GE2E, CAMPPlus, load_speaker_encoder
 from .speech_decoder import Decoded, SpeechDecoder
-from .text import TokenizedText, Word, split_words, tokenize
+from .text import TokenizedText, split_words, tokenize
 from .tokens import TasteTokens
 from .unit_decoder import UnitDecoder
 from .units import UNIT_SAMPLES, MiniUnits
@@ -137,47 +138,55 @@ class Taste(SpeechDecoder):
         """Turn `wav (S,)` at 16 kHz into TASTE tokens.
 
         text: the transcript; when None it is recognised. A given text needs a recording of at most 30 s; longer
-        recordings are transcribed and encoded window by window.
+        recordings are transcribed and encoded window by window, see `encode_windows`.
         quantize: with False the embeddings stay continuous (the paper's condition without quantizer); the codes are
         the quantizer's all the same, or -1 in a model that has none.
         Raises TasteError for unusable audio, or when there are no words.
         """
         wav = check_audio(wav)
+        return self.encode_windows((wav[start:end] for start, end in split_windows(wav)), text, quantize)
+
+    def encode_windows(
+        self, windows: Iterable[torch.Tensor], text: str | None = None, quantize: bool = True
+    ) -> TasteTokens:
+        """`encode` for a long recording that comes in consecutive windows, see `audio.read_windows`.
+
+        Only one window is in memory at a time. Each is heard by itself, so words should not cross a cut; the time of
+        windows without words counts. Raises TasteError when there are no words, or for a text and several windows.
+        """
         if quantize:
             self.part("quantizer")
-        windows = split_windows(wav)
-        if text is not None and len(windows) > 1:
-            raise TasteError(f"a transcript can be given for at most {WINDOW_SECONDS} s of speech; cut the recording.")
-        words, codes, embeddings, n_tokens, spoken = [], [], [], 0, []
-        for start, end in windows:
-            part, offset = wav[start:end], start / SAMPLE_RATE
-            if text is None:
-                heard = self.recognizer.transcribe(part).words if part.abs().max() >= SILENCE else []
-            else:
-                heard = self.recognizer.locate(part, split_words(text))
-            if not heard:
-                continue
-            tower = self.look_inside(part, " ".join(word.text for word in heard))
-            ids = tower.text.word_ids
-            first = torch.cat([torch.tensor([True]), ids[1:] != ids[:-1]])  # (N,), first token of each word
-            vectors = tower.aggregator.pooled[:, first]  # (1, W, D)
-            window_codes, window_embeddings = self._quantized(vectors)
-            codes.append(window_codes[0].cpu())  # (W, R)
-            embeddings.append((window_embeddings if quantize else vectors)[0].float().cpu())  # (W, D)
-            n_tokens += len(ids)
-            words += [Word(word.text, offset + word.start, offset + word.end) for word in heard]
-            spoken.append(part)
-        if not words:
+        parts = []
+        for number, window in enumerate(windows):
+            if text is not None and number:
+                raise TasteError(
+                    f"a transcript can be given for at most {WINDOW_SECONDS} s of speech; cut the recording."
+                )
+            parts.append(self._encode_window(window, text, quantize))
+        if not any(part.words for part in parts):
             raise TasteError("there are no words; give a transcript, or a recording in which somebody speaks.")
-        return TasteTokens(
-            " ".join(word.text for word in words),
-            words,
-            torch.cat(codes),
-            torch.cat(embeddings),
-            n_tokens,
-            len(wav) / SAMPLE_RATE,
-            self.speaker_encoder.speaker_embedding(*spoken).cpu(),
-        )
+        return TasteTokens.concatenate(parts)
+
+    @torch.no_grad()
+    def _encode_window(self, wav: torch.Tensor, text: str | None, quantize: bool) -> TasteTokens:
+        """Tokens of one window (S,); of one without words there are none, and its speaker is zero."""
+        if text is not None:
+            words = self.recognizer.locate(wav, split_words(text))
+        else:
+            words = self.recognizer.transcribe(wav).words if wav.abs().max() >= SILENCE else []
+        text, seconds = " ".join(word.text for word in words), len(wav) / SAMPLE_RATE
+        if not words:
+            width, dim = self.config.rvq.d_model, self.speaker_encoder.dim
+            codes = torch.zeros(0, self.config.rvq.n_quantizers, dtype=torch.int64)
+            return TasteTokens("", [], codes, torch.zeros(0, width), 0, seconds, torch.zeros(dim))
+        tower = self.look_inside(wav, text)
+        ids = tower.text.word_ids
+        first = torch.cat([torch.tensor([True]), ids[1:] != ids[:-1]])  # (N,), first token of each word
+        vectors = tower.aggregator.pooled[:, first]  # (1, W, D)
+        codes, quantized = self._quantized(vectors)
+        embeddings = (quantized if quantize else vectors)[0].float().cpu()  # (W, D)
+        speaker = self.speaker_encoder.speaker_embedding(wav).cpu()
+        return TasteTokens(text, words, codes[0].cpu(), embeddings, len(ids), seconds, speaker)
 
     def _quantized(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Word vectors (1, W, D) -> codes (1, W, R) and quantized vectors (1, W, D); codes -1 without a quantizer."""

@@ -3,18 +3,21 @@
 Axes: W words, R quantiser layer, D width.
 """
 
+import itertools
 import json
 import math
-import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .bitrate import Bitrate, bitrate
 from .errors import TasteError
+from .files import write_whole
 from .text import Word, read_word
 
 PIECE_SECONDS = 12.0  # longest stretch that is decoded at once; training knows single sentences only
@@ -96,14 +99,34 @@ class TasteTokens:
         codes[words], embeddings[words] = other.codes[other_words], other.embeddings[other_words]
         return replace(self, codes=codes, embeddings=embeddings)
 
+    @classmethod
+    def concatenate(cls, parts: Sequence["TasteTokens"]) -> "TasteTokens":
+        """Stretches of one recording, one after the other; a stretch without words only takes time.
+
+        The speaker is the mean of the stretches. Raises TasteError for none, and for tokens of different models.
+        """
+        shapes = {(part.codes.shape[1:], part.embeddings.shape[1:], part.speaker_embedding.shape) for part in parts}
+        if len(shapes) != 1:
+            raise TasteError("the stretches of a recording come from one model; encode all with the same one.")
+        if len(parts) == 1:
+            return parts[0]
+        starts = itertools.accumulate((part.seconds for part in parts), initial=0.0)
+        return cls(
+            " ".join(part.text for part in parts if part.words),
+            [Word(w.text, t + w.start, t + w.end) for t, part in zip(starts, parts, strict=False) for w in part.words],
+            torch.cat([part.codes for part in parts]),
+            torch.cat([part.embeddings for part in parts]),
+            sum(part.n_text_tokens for part in parts),
+            sum(part.seconds for part in parts),
+            F.normalize(torch.stack([part.speaker_embedding for part in parts]).mean(dim=0), dim=0),
+        )
+
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all; text and word times go into its metadata as JSON."""
         meta = {"text": self.text, "words": [asdict(word) for word in self.words]}
         meta |= {"n_text_tokens": self.n_text_tokens, "seconds": self.seconds}
         tensors = {name: getattr(self, name).contiguous() for name in TENSORS}
-        partial = Path(f"{path}.part")
-        partial.write_bytes(save(tensors, {"taste_tokens": json.dumps(meta)}))
-        os.replace(partial, path)
+        write_whole(path, save(tensors, {"taste_tokens": json.dumps(meta)}))
 
     @classmethod
     def load(cls, path: str | Path) -> "TasteTokens":

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from .config import PRESETS
 from .data import BatchOrder, FeatureStore
 from .errors import TasteError
+from .files import read_records, to_lines, write_whole
 from .optimizer import Swapped, average_gradients, learning_rate, make_optimizer, seed_of
 from .released_files import unpickle
 from .repro import bfloat16_is_fast
@@ -144,7 +145,7 @@ class Run:
         return Swapped(self.objective, self.ema) if self.ema else nullcontext()
 
     def save(self) -> None:
-        """Write the checkpoint whole or not at all."""
+        """Write the checkpoint whole or not at all. Raises TasteError when there is no room for it."""
         state = {
             "identity": self.identity,
             "step": self.step,
@@ -154,7 +155,13 @@ class Run:
             "ema": self.ema,
         }
         partial = self.folder / f"{CHECKPOINT}.part"
-        torch.save(state, partial)
+        try:
+            torch.save(state, partial)
+        except RuntimeError as error:  # of its zip writer
+            partial.unlink(missing_ok=True)
+            raise TasteError(
+                f"{partial} cannot be written; make room on the disk and continue with --resume."
+            ) from error
         os.replace(partial, self.folder / CHECKPOINT)
 
     def restore(self) -> None:
@@ -236,9 +243,6 @@ def run_stage(run: Run, resume: bool, progress: bool = True) -> dict[str, float]
 
 
 def _cut(metrics: Path, step: int) -> None:
-    """Drop the lines that a killed run wrote after its last checkpoint."""
-    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.is_file() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    partial = metrics.with_suffix(".part")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, metrics)
+    """Drop the lines that a killed run wrote after its last checkpoint, and all from a damaged one on."""
+    records = read_records(metrics) if metrics.is_file() else []
+    write_whole(metrics, to_lines([record for record in records if record.get("step", step) <= step]))

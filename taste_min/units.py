@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 import torchaudio
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from .audio import HOP, MEL_HOP, SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, check_audio, log_mel
 from .errors import TasteError
+from .files import write_whole
 from .onnx_session import open_graph
 from .pitch import mel_pitch
 
@@ -265,8 +266,7 @@ class MiniUnits:
         """Write mean, projection and centroids as float16 safetensors; the network of the features is not in it."""
         tensors = {"mean": self.mean, "projection": self.projection, "centroids": self.centroids}
         layer = getattr(self.features, "layer", -1)  # -1 = cepstra
-        save_file({k: v.half().contiguous() for k, v in tensors.items()}, str(path), metadata={"layer": str(layer)})
-        Path(path).chmod(0o644)
+        write_whole(path, save({k: v.half().contiguous() for k, v in tensors.items()}, {"layer": str(layer)}))
 
     @classmethod
     def load(cls, path: str | Path, features: Callable[[torch.Tensor], torch.Tensor] | None = None) -> "MiniUnits":

@@ -37,6 +37,14 @@ def demo_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def mini_taste():
+    """The shipped model, loaded once per process. Needs the assets; tests leave it as it is."""
+    from taste_min.tokenizer import Taste
+
+    return Taste.from_pretrained("mini")
+
+
 def pytest_collection_modifyitems(items):
     """Quick tests first: those that need executed notebooks or built pages come last."""
     items.sort(key=lambda item: item.get_closest_marker("notebooks") is not None)

@@ -12,6 +12,7 @@ from taste_min.audio import (
     kaldi_fbank,
     log_mel,
     read_audio,
+    read_windows,
     split_windows,
     vocoder_mel,
     write_audio,
@@ -124,3 +125,48 @@ def test_windows_cover_everything_and_cut_where_it_is_quiet():
     assert all(end - start <= 30 * SAMPLE_RATE for start, end in windows)
     assert quiet.start < windows[0][1] < quiet.stop
     assert split_windows(wav[:1000]) == [(0, 1000)]
+
+
+def test_a_file_is_read_in_the_windows_that_its_recording_is_cut_into(tmp_path, monkeypatch):
+    path = tmp_path / "long.flac"
+    noise = torch.randn(70 * SAMPLE_RATE, generator=torch.Generator().manual_seed(0)) * 0.1
+    noise[: 31 * SAMPLE_RATE] = 0  # silence first is no reason to refuse
+    soundfile.write(path, noise.numpy(), SAMPLE_RATE)
+    wav, read = read_audio(path), []
+    reader = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *a, **k: read.append(reader(*a, **k)) or read[-1])
+    windows = read_windows(path)
+    first = next(windows)
+    assert sum(map(len, read)) < 31 * SAMPLE_RATE  # the rest is not in memory yet
+    windows = [first, *windows]
+    assert [len(window) for window in windows] == [end - start for start, end in split_windows(wav)]
+    assert torch.equal(torch.cat(windows), wav) and len(windows) == 3
+
+
+def test_windows_of_a_converted_file_lose_nothing(tmp_path):
+    stereo = np.random.default_rng(0).normal(0, 0.1, (35 * 44_100, 2)).cumsum(axis=0) % 1 - 0.5
+    soundfile.write(tmp_path / "a.wav", stereo, 44_100)
+    with pytest.raises(TasteError, match="add --convert"):
+        next(read_windows(tmp_path / "a.wav"))
+    windows, whole = list(read_windows(tmp_path / "a.wav", convert=True)), read_audio(tmp_path / "a.wav", convert=True)
+    assert len(windows) == 2 and sum(map(len, windows)) == len(whole)
+    apart = (torch.cat(windows) - whole).abs()
+    assert apart[: len(windows[0]) - 100].max() < 1e-6  # only at the cut the filter hears silence beyond it
+
+
+def test_windows_of_bad_files_get_one_sentence(tmp_path):
+    silent = np.zeros(65 * SAMPLE_RATE, "float32")
+    soundfile.write(tmp_path / "silent.flac", silent, SAMPLE_RATE)
+    with pytest.raises(TasteError, match="silent.flac is silent"):
+        list(read_windows(tmp_path / "silent.flac"))
+    silent[40 * SAMPLE_RATE] = np.nan
+    soundfile.write(tmp_path / "nan.wav", silent, SAMPLE_RATE, subtype="FLOAT")
+    with pytest.raises(TasteError, match="nan.wav contains NaN"):
+        list(read_windows(tmp_path / "nan.wav"))
+    soundfile.write(tmp_path / "days.flac", np.zeros(25 * 3600 * 10, "int16"), 10)
+    with pytest.raises(TasteError, match="lasts 25.0 h; split it into pieces of at most 24 h"):
+        next(read_windows(tmp_path / "days.flac"))
+    for name, content in (("text.wav", b"this is no recording"), ("empty.wav", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(TasteError, match="not a readable"):
+            next(read_windows(tmp_path / name))

@@ -109,6 +109,35 @@ def test_a_lost_recording_is_made_again(tmp_path, whole):
     assert again == whole
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda out, row: row.replace(b"0.002", b"0.0\xff2"),
+        lambda out, row: row.replace(b"0.002", b"nan"),
+        lambda out, row: row.replace(b"[[]]", b"[[]"),
+        lambda out, row: row.replace(b"id1\t", b"id7\t"),
+        lambda out, row: (out / "audio" / "id1.flac").write_bytes(b"") and row or row,  # as after a power cut
+    ],
+)
+def test_damaged_lines_and_recordings_are_made_again(tmp_path, damage):
+    columns = (*COLUMNS, "seconds", "words")
+
+    def timed(job, out):
+        return make(job, out) | {"seconds": "0.002", "words": "[[]]"}
+
+    out, manifest = tmp_path / "out", tmp_path / "out" / "manifest.tsv"
+    fill(out, columns, JOBS, timed, progress=False)
+    whole = contents(out)
+    lines = whole["manifest.tsv"].splitlines(keepends=True)
+    lines[2] = damage(out, lines[2])
+    manifest.write_bytes(b"".join(lines))
+    assert contents(out) != whole
+    fill(out, columns, JOBS, timed, progress=False)
+    again = contents(out)
+    assert sorted(again.pop("manifest.tsv").splitlines()) == sorted(whole.pop("manifest.tsv").splitlines())
+    assert again == whole
+
+
 def test_jobs_are_read_only_a_little_ahead_and_counted_once(tmp_path):
     seen = []
 

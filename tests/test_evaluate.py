@@ -10,6 +10,7 @@ from taste_min import cli, evaluate, evaluate_command, judge, metrics, quality, 
 from taste_min.audio import SAMPLE_RATE, write_audio
 from taste_min.errors import TasteError
 from taste_min.evaluate import MEDIANS, METRICS, aggregate, codebook_perplexity, compare
+from taste_min.files import read_records
 from taste_min.text import Word
 
 
@@ -148,9 +149,9 @@ def test_the_command_writes_metrics_rows_and_facts(workplace, capsys):
     derived = aggregate(result["utterances"])
     assert all(derived[name] == result[name] for name in derived)
     assert result["visqol"]["value"] == 2 and result["distillmos"]["value"] == 4
-    original = run(workplace, system="original", out="original.json")
+    original = run(workplace, "--limit", "2", system="original", out="original.json")
     assert original["wer"]["value"] == 0 and "wer_above_original" not in original and "visqol" not in original
-    without = run(workplace, "--skip", "visqol", "distillmos", system="vocoder", out="without.json")
+    without = run(workplace, "--limit", "2", "--skip", "visqol", "distillmos", system="vocoder", out="without.json")
     assert not {"visqol", "distillmos"} & without.keys() and without["run"]["skip"] == ["distillmos", "visqol"]
 
 
@@ -216,9 +217,23 @@ def test_rows_of_another_run_are_not_used(workplace):
     assert partial.rows == [{"id": "a"}]
 
 
+@pytest.mark.parametrize("damage", [b'{"id": 11', b"\xff\x00", b"[]", b"[" * 100_000])
+def test_rows_from_the_first_damaged_line_on_are_made_again(tmp_path, damage):
+    path, key, rows = tmp_path / "out.json.partial", {"seed": 0}, [{"id": i} for i in range(24)]
+    evaluate_command.Partial(path, key).add(rows)
+    assert evaluate_command.Partial(path, key).rows == rows
+    lines = path.read_bytes().split(b"\n")
+    lines[12] = damage
+    path.write_bytes(b"\n".join(lines))
+    assert evaluate_command.Partial(path, key).rows == rows[: evaluate_command.BATCH]
+    assert read_records(path) == [key, *rows[: evaluate_command.BATCH]]
+    path.write_bytes(b"\xff")
+    assert evaluate_command.Partial(path, key).rows == []
+
+
 def test_compare_prints_and_writes_differences(workplace, capsys):
     for system in ("vocoder", "topline"):
-        run(workplace, system=system, out=f"{system}.json")
+        run(workplace, "--limit", "4", system=system, out=f"{system}.json")
     capsys.readouterr()
     files = [str(workplace / f"{system}.json") for system in ("vocoder", "topline")]
     assert cli.main(["evaluate", "--compare", *files, "--json", str(workplace / "difference.json")]) == 0

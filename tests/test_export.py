@@ -10,7 +10,7 @@ from transformers.models.whisper.modeling_whisper import WhisperDecoder
 
 from taste_min.config import tiny
 from taste_min.errors import TasteError
-from taste_min.export import TEXT_ONLY, load_parts, start_from_parts, write_parts
+from taste_min.export import TEXT_ONLY, load_parts, read_stages, start_from_parts, write_manifest, write_parts
 from taste_min.flow import Flow
 from taste_min.objectives import TokenizerObjective
 from taste_min.vocoder import Vocoder
@@ -120,6 +120,19 @@ def test_training_starts_from_what_fits_of_exported_parts(tmp_path, model):
     (tmp_path / "unit_decoder.safetensors").write_bytes(b"half a fi")
     with pytest.raises(TasteError, match="is damaged"):
         start_from_parts(objective, tmp_path)
+
+
+def test_a_damaged_manifest_is_named_and_kept(tmp_path):
+    (tmp_path / "flow.safetensors").write_bytes(b"weights")
+    for stage in ("flow", "vocoder"):
+        write_manifest(tmp_path, stage, {"steps": 1}, ["flow.safetensors"])
+    whole = (tmp_path / "manifest.json").read_bytes()
+    assert read_stages(tmp_path).keys() == {"flow", "vocoder"}
+    for damaged in (b"", whole[:-9], b"\xff" + whole, b"[]", b'{"stages": 1}', b'{"stages": {"flow": 1}}', b"{}"):
+        (tmp_path / "manifest.json").write_bytes(damaged)
+        with pytest.raises(TasteError, match="manifest.json is damaged; delete it"):
+            write_manifest(tmp_path, "flow", {}, [])
+        assert (tmp_path / "manifest.json").read_bytes() == damaged
 
 
 def test_damaged_and_foreign_files_end_in_a_sentence(tmp_path):

@@ -62,12 +62,13 @@ def test_resynth_of_a_recording_is_encode_and_decode(folder):
     assert torch.equal(wav("one.wav"), wav("two.wav"))
 
 
-@pytest.mark.parametrize("option", [("--seed", "1"), ("--text-only",), ("--speaker", "b.wav"), ("--text", "more tea")])
-def test_options_are_heard(folder, option):
+def test_options_are_heard(folder):
     assert run("resynth", "a.wav", "--out", "one.wav") == 0
-    assert run("resynth", "a.wav", "--out", "two.wav", *option) == 0
-    one, two = wav("one.wav"), wav("two.wav")
-    assert one.shape != two.shape or not torch.equal(one, two)
+    one = wav("one.wav")
+    for option in (("--seed", "1"), ("--text-only",), ("--speaker", "b.wav"), ("--text", "more tea")):
+        assert run("resynth", "a.wav", "--out", "two.wav", "--force", *option) == 0
+        two = wav("two.wav")
+        assert one.shape != two.shape or not torch.equal(one, two), option
 
 
 def test_a_speaker_comes_from_a_recording_or_its_tokens(folder):

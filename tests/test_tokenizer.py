@@ -68,6 +68,19 @@ def test_long_recordings_keep_one_speaker(tiny):
     assert tokens.text == f"{TEXT} {TEXT}" and tokens.words[-1].end > 40
     assert tokens.speaker_embedding.shape == (256,)
     assert tokens.speaker_embedding.norm() == pytest.approx(1)
+    with pytest.raises(TasteError, match="at most 30 s"):
+        tiny.encode(wav, TEXT)
+
+
+def test_windows_are_encoded_apart_and_silence_takes_time(tiny):
+    tokens = tiny.encode_windows(iter((speech(2.0), torch.zeros(3 * SAMPLE_RATE), speech(1.0))))
+    alone = [tiny.encode(speech(seconds)) for seconds in (2.0, 1.0)]
+    assert tokens.seconds == 6.0
+    assert [w.start for w in tokens.words] == [w.start for w in alone[0].words] + [5 + w.start for w in alone[1].words]
+    assert torch.equal(tokens.codes, torch.cat([part.codes for part in alone]))
+    assert torch.equal(tokens.embeddings, torch.cat([part.embeddings for part in alone]))
+    with pytest.raises(TasteError, match="no words"):
+        tiny.encode_windows([torch.zeros(SAMPLE_RATE)])
 
 
 def test_unknown_model_names_and_empty_folders_are_refused(tmp_path):
@@ -128,53 +141,52 @@ def test_a_folder_holds_what_it_holds(folder, tmp_path, clip):
 
 
 @pytest.fixture(scope="module")
-def taste() -> Taste:
-    return Taste.from_pretrained("mini")
-
-
-@pytest.fixture(scope="module")
 def clip() -> torch.Tensor:
     return read_audio(sorted(assets.fetch("librivox").glob("*.wav"))[1])
 
 
+@pytest.fixture(scope="module")
+def tokens(mini_taste, clip):
+    return mini_taste.encode(clip)
+
+
 @pytest.mark.assets
-def test_one_row_of_codes_per_word(taste, clip):
-    tokens = taste.encode(clip)
+def test_one_row_of_codes_per_word(mini_taste, clip, tokens):
     assert tokens.codes.shape == (len(tokens.words), 4)
     assert tokens.text.split() == [word.text for word in tokens.words]
     assert ((tokens.codes >= 0) & (tokens.codes < 512)).all()
-    torch.testing.assert_close(taste.quantizer.decode(tokens.codes), tokens.embeddings, atol=1e-4, rtol=1e-4)
-    assert torch.equal(taste.encode(clip).codes, tokens.codes)
+    torch.testing.assert_close(mini_taste.quantizer.decode(tokens.codes), tokens.embeddings, atol=1e-4, rtol=1e-4)
+    assert torch.equal(mini_taste.encode(clip).codes, tokens.codes)
 
 
 @pytest.mark.assets
-def test_codes_carry_more_than_the_text(taste, clip):
+def test_codes_carry_more_than_the_text(mini_taste, clip):
     """The same words at another speed (and pitch: the recording is stretched) give other codes."""
     text = "he was not an ill disposed young man"
     slow = torch.nn.functional.interpolate(clip[None, None], scale_factor=1.25, mode="linear")[0, 0]
-    assert not torch.equal(taste.encode(clip, text).codes, taste.encode(slow, text).codes)
+    assert not torch.equal(mini_taste.encode(clip, text).codes, mini_taste.encode(slow, text).codes)
 
 
 @pytest.mark.assets
-def test_the_quantizer_sees_different_words(taste, clip):
-    codes = taste.encode(clip).codes
+def test_the_quantizer_sees_different_words(tokens):
+    codes = tokens.codes
     assert len({tuple(row.tolist()) for row in codes}) > len(codes) // 2
 
 
 @pytest.mark.assets
-def test_long_recordings_are_encoded_window_by_window(taste, clip):
-    wav = torch.cat([clip, torch.zeros(SAMPLE_RATE)] * 9)
-    tokens = taste.encode(wav)
+def test_long_recordings_are_encoded_window_by_window(mini_taste, clip):
+    wav = torch.cat([clip, torch.zeros(28 * SAMPLE_RATE), clip])
+    tokens = mini_taste.encode(wav)
     assert len(wav) > 30 * SAMPLE_RATE
     assert tokens.codes.shape[0] == len(tokens.words) == len(tokens.text.split())
     assert tokens.words[-1].start > 30
     with pytest.raises(TasteError, match="at most 30 s"):
-        taste.encode(wav, "he was not an ill disposed young man")
+        mini_taste.encode(wav, "he was not an ill disposed young man")
 
 
 @pytest.mark.assets
-def test_no_words(taste, clip):
+def test_no_words(mini_taste, clip):
     with pytest.raises(TasteError, match="no words"):
-        taste.encode(clip, "  ")
+        mini_taste.encode(clip, "  ")
     with pytest.raises(TasteError, match="silent"):
-        taste.encode(torch.zeros(SAMPLE_RATE))
+        mini_taste.encode(torch.zeros(SAMPLE_RATE))

@@ -98,6 +98,25 @@ def test_swap_changes_those_words_only():
     assert torch.equal(back.codes, TOKENS.codes)
 
 
+def test_stretches_become_one_recording():
+    other = replace(tokens_of("big bear", seconds=3.0, seed=1), speaker_embedding=-TOKENS.speaker_embedding / 2)
+    silence = replace(TOKENS, text="", words=[], codes=TOKENS.codes[:0], embeddings=TOKENS.embeddings[:0])
+    silence = replace(silence, seconds=2.0, n_text_tokens=0, speaker_embedding=torch.zeros(256))
+    whole = TasteTokens.concatenate([TOKENS, silence, other])
+    assert whole.text == f"{TOKENS.text} {other.text}" and whole.seconds == TOKENS.seconds + 5
+    assert whole.words[:3] == TOKENS.words
+    start = TOKENS.seconds + 2
+    assert [(w.start - start, w.end - start) for w in whole.words[3:]] == [(w.start, w.end) for w in other.words]
+    assert torch.equal(whole.codes, torch.cat([TOKENS.codes, other.codes]))
+    assert torch.equal(whole.embeddings, torch.cat([TOKENS.embeddings, other.embeddings]))
+    assert whole.n_text_tokens == TOKENS.n_text_tokens + other.n_text_tokens
+    torch.testing.assert_close(whole.speaker_embedding, TOKENS.speaker_embedding)
+    assert TasteTokens.concatenate([TOKENS]) is TOKENS
+    for parts in ([], [TOKENS, replace(other, embeddings=other.embeddings[:, :16])]):
+        with pytest.raises(TasteError, match="come from one model"):
+            TasteTokens.concatenate(parts)
+
+
 def test_swap_takes_words_from_other_places():
     donor = tokens_of("the world is big", seed=1)
     swapped = TOKENS.swap(donor, [1, 2], [3, 1])

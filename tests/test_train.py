@@ -28,7 +28,7 @@ from taste_min.objectives import TokenizerObjective, start_quantizer
 from taste_min.optimizer import average_gradients, learning_rate, make_optimizer
 from taste_min.quantizer import ResidualVQ
 from taste_min.stages import STAGES, TrainConfig
-from taste_min.train import Run, build_objective, run_stage
+from taste_min.train import Run, _cut, build_objective, run_stage
 from taste_min.units import MiniUnits
 
 TESTS = Path(__file__).parent
@@ -146,6 +146,18 @@ def test_a_killed_run_continues_with_the_losses_of_one_that_was_not(runs, data, 
         assert ours == theirs
     assert train("vq", data, tmp_path / "other", "--steps", "1", "--init", steps[-1], "--seed", "1") == 0
     assert curve(tmp_path / "other")[0] != whole[0]  # the comparison can fail
+
+
+def test_a_resumed_run_drops_what_followed_its_checkpoint_and_damaged_lines(tmp_path):
+    path, line = tmp_path / "metrics.jsonl", '{{"step": {}, "loss": 0.1}}\n'.format
+    _cut(path, 3)  # killed before the first line
+    assert path.read_text() == ""
+    path.write_text(line(2) + line(4) + line(3) + line(6)[:9])
+    _cut(path, 3)
+    assert path.read_text() == line(2) + line(3)
+    path.write_bytes(line(1).encode() + b"\xff\n" + line(2).encode())
+    _cut(path, 3)
+    assert path.read_text() == line(1)
 
 
 TWO_PROCESSES = """
