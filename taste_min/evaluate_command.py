@@ -197,13 +197,14 @@ class Partial:
     path: Path | None
     key: dict
     rows: list[dict] = field(default_factory=list)
+    batch: int = BATCH
 
     def __post_init__(self):
         if self.path and self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]  # the last line may be half written
             if lines and lines[0] == json.dumps(self.key):
                 self.rows = [json.loads(line) for line in lines[1:]]
-        self.rows = self.rows[: len(self.rows) // BATCH * BATCH]
+        self.rows = self.rows[: len(self.rows) // self.batch * self.batch]
         self._write([self.key, *self.rows], "w")
 
     def add(self, rows: list[dict]) -> None:
