@@ -30,6 +30,7 @@ from taste_min import alignment
 from taste_min.aggregator import Aggregator
 from taste_min.audio import log_mel
 from taste_min.bootstrap import grouped_interval
+from taste_min.encoder import EncoderOutput
 from taste_min.evaluate_command import write_json
 from taste_min.frame_labels import n_frames
 from taste_min.metrics import word_times
@@ -52,16 +53,16 @@ class Found:
     error: np.ndarray
 
 
-@torch.no_grad()
-def maps(taste: Taste, model: Aggregator, wav: torch.Tensor, words: list[str]) -> np.ndarray:
-    """Attention of the last token of every word: (L, H, W, T)."""
-    text, state = tokenize(taste.tokenizer, words), taste.encoder(log_mel(wav)[None])
+def maps(taste: Taste, model: Aggregator, state: EncoderOutput, words: list[str], n_keys: int) -> np.ndarray:
+    """Attention of the last token of every word to the first n_keys frames: (L, H, W, T)."""
+    text = tokenize(taste.tokenizer, words)
     ids, word_ids, length = text.token_ids[None], text.word_ids[None], torch.tensor([len(text.token_ids)])
-    frames = torch.tensor([-(-len(wav) // UNIT_SAMPLES)])
+    frames = torch.tensor([n_keys])
     output = model(ids, word_ids, length, state.last, state.shallow, need_attention=True, key_lengths=frames)
     return alignment.word_rows(output.cross_attention[0].numpy(), text.word_ids.numpy())
 
 
+@torch.no_grad()
 def measure(taste: Taste, models: dict[str, Aggregator], recording: Recording, seed: int) -> dict[str, Found]:
     """Every condition on one recording; {} when its text is not found in it. seed: of the order of the words."""
     wav = recording.load()
@@ -71,8 +72,9 @@ def measure(taste: Taste, models: dict[str, Aggregator], recording: Recording, s
     spans, frames = alignment.word_spans(words), n_frames(len(wav))
     texts = [word.text.strip(",.?!") for word in words]
     order = np.random.default_rng([SEED, seed]).permutation(len(texts))
-    attention = {name: maps(taste, model, wav, texts) for name, model in models.items()}
-    attention["shuffled"] = maps(taste, models["trained"], wav, [texts[i] for i in order])
+    state, n_keys = taste.encoder(log_mel(wav)[None]), -(-len(wav) // UNIT_SAMPLES)
+    attention = {name: maps(taste, model, state, texts, n_keys) for name, model in models.items()}
+    attention["shuffled"] = maps(taste, models["trained"], state, [texts[i] for i in order], n_keys)
     found = {}
     for name, rows in attention.items():
         error = 1000 * alignment.centre_error(rows, spans, frames)

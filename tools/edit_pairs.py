@@ -1,6 +1,6 @@
 """Text-aligned editing, measured: words of a held-out sentence take the codes of another rendering (section 4.4).
 
-    python tools/edit_pairs.py CORPUS [--emphasis 32] [--tempo 8]
+    python tools/edit_pairs.py CORPUS [--pairs 40]
 
 Two kinds of pairs, both of one voice saying one text. Emphasis: an even rendering hosts words of one in which every
 word has its own rate and pitch. Tempo: a slow and a fast rendering, as in the authors' demo. The claim is judged on
@@ -9,8 +9,9 @@ the controls could not fail. Words are chosen by the recordings alone: they diff
 two are neighbours, so that every swapped word lies between words that must not move.
 
 Each condition becomes results/full/NAME.json: metrics on emphasis pairs, under `tempo` the others, rows, and the run.
+The numbers without rows lie beside the weights, where chapter 8 reads them.
 Host and donor are the recordings, as in `taste-min evaluate`; in editing_spoken they are the model's own renderings.
-A run that was interrupted continues.
+A run that was interrupted continues, and can be summed up early with fewer pairs.
 
 Axes: S samples, W words.
 """
@@ -38,24 +39,25 @@ from taste_min.tokens import TasteTokens
 from taste_min.transfer import log_seconds
 
 RESULTS = ROOT / "results" / "full"
-KINDS = {"emphasis": (("plain", "random"),), "tempo": (("slow", "fast"), ("fast", "slow"))}  # (host, donor), in turn
+KINDS = ("emphasis", "tempo")
+SUMMARY = ROOT / "taste_min" / "checkpoints" / "mini" / "editing.json"
 SPLITS = ("test", "test_voice")
 CLEAR, MOST_WORDS, FEWEST_WORDS = 0.15, 5, 2  # natural log of a duration; swapped words of a pair
 CONDITIONS = ("", "_permuted", "_off_by_one", "_text_only", "_unedited", "_spoken")
 
 
-def find_pairs(rows: list[Utterance], n: dict[str, int]) -> list[tuple[str, Utterance, Utterance]]:
-    """(kind, host, donor), the first n of each kind in the order of their ids, which are hashes of the texts."""
+def find_pairs(rows: list[Utterance]) -> list[tuple[str, Utterance, Utterance]]:
+    """(kind, host, donor) in the order of their ids, which are hashes of the texts; every fifth pair is of tempo."""
     renderings = defaultdict(dict)
     for row in sorted(rows, key=lambda row: row.id):
         if row.split in SPLITS:
             renderings[row.text, row.speaker][row.style] = row
     whole = [styles for styles in renderings.values() if {"plain", "random", "slow", "fast"} <= styles.keys()]
     pairs = []
-    for kind, turns in KINDS.items():
-        for number, styles in enumerate(whole[: n[kind]]):
-            host, donor = turns[number % len(turns)]
-            pairs.append((kind, styles[host], styles[donor]))
+    for number, styles in enumerate(whole):
+        tempo = ("slow", "fast") if number % 10 == 4 else ("fast", "slow")
+        kind, (host, donor) = ("tempo", tempo) if number % 5 == 4 else ("emphasis", ("plain", "random"))
+        pairs.append((kind, styles[host], styles[donor]))
     return pairs
 
 
@@ -119,29 +121,30 @@ def measure_pair(taste: Taste, kind: str, host_row: Utterance, donor_row: Uttera
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, help="folder with manifest.tsv")
-    parser.add_argument("--emphasis", type=int, default=32, help="pairs of this kind (default: 32)")
-    parser.add_argument("--tempo", type=int, default=8, help="pairs of this kind (default: 8)")
+    parser.add_argument("--pairs", type=int, default=40, help="how many (default: 40)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     started, taste = time.monotonic(), Taste.from_pretrained("mini")
-    pairs = find_pairs(load_manifest(args.corpus), {"emphasis": args.emphasis, "tempo": args.tempo})
-    run = {"seed": args.seed, "device": "cpu", "weights_manifest_sha256": weights(), "emphasis": args.emphasis}
-    partial = Partial(RESULTS / "editing.json.partial", run | {"tempo": args.tempo}, batch=1)
+    pairs = find_pairs(load_manifest(args.corpus))[: args.pairs]
+    run = {"seed": args.seed, "device": "cpu", "weights_manifest_sha256": weights()}
+    partial = Partial(RESULTS / "editing.json.partial", run, batch=1)
     for number, pair in enumerate(pairs[len(partial.rows) :], len(partial.rows) + 1):
         partial.add([measure_pair(taste, *pair, args.seed)])
         print(f"pair {number} of {len(pairs)}: {time.monotonic() - started:.0f} s", flush=True)
     found = [row for row in partial.rows if row]
-    run |= {"n_pairs": len(pairs), "n_measured": len(found), "commit": commit(), "versions": versions()}
-    run["seconds"] = round(time.monotonic() - started, 1)
+    run |= {"n_pairs": len(partial.rows), "n_measured": len(found), "commit": commit(), "versions": versions()}
+    summary = {"run": run}
     for name in CONDITIONS:
-        write_json(RESULTS / f"editing{name}.json", summarise([row[name] for row in found]) | {"run": run})
-    (RESULTS / "editing.json.partial").unlink()
+        rows = [row[name] for row in found]
+        summary[f"editing{name}"] = summarise(rows)
+        write_json(RESULTS / f"editing{name}.json", summarise(rows) | {"utterances": rows, "run": run})
+    write_json(SUMMARY, summary)
 
 
 def summarise(rows: list[dict]) -> dict:
-    """Medians of the transfer coefficients with their intervals over texts, and the rows."""
-    kinds = {kind: aggregate([row for row in rows if row["kind"] == kind]) for kind in KINDS}
-    return kinds["emphasis"] | {"tempo": kinds["tempo"], "utterances": rows}
+    """Medians of the transfer coefficients with their intervals over texts: of emphasis pairs, and of tempo pairs."""
+    emphasis, tempo = (aggregate([row for row in rows if row["kind"] == kind]) for kind in KINDS)
+    return emphasis | {"tempo": tempo}
 
 
 if __name__ == "__main__":
