@@ -221,7 +221,7 @@ def paper_page(table: list[dict], results: Mapping[str, Mapping]) -> str:
         "tested on LibriSpeech, ours on an hour or two of synthetic speech and tested on the recordings of "
         "[chapter 7](../notebooks/07_reconstruction.ipynb); the judges differ too. Compare the order of the rows, not "
         "the values. This page is made by `python tools/claims_pages.py`.\n",
-        "## Ours at small scale\n\nAn empty cell was not measured. Intervals are 95 %, over texts.\n",
+        "## Ours at small scale\n\nAn empty cell was not measured. Brackets hold bootstrap intervals over texts.\n",
     ]
     header = ["system", "paper", *[f"ours: {name} ({sizes[group]} recordings)" for group, name in GROUPS.items()]]
     for metric, of_paper, scale, digits in columns:
