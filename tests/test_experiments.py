@@ -86,6 +86,64 @@ def test_the_head_with_most_attention_inside_is_picked():
     assert attention.pick_head(found, "trained") == (1, 2)
 
 
+def edit_row(text: str, kind: str, swapped: list[float], others: list[float]) -> dict:
+    values = {"duration_transfer_swapped": swapped, "duration_transfer_unswapped": others}
+    return {"text": text, "kind": kind} | values
+
+
+def test_the_medians_of_edits_are_those_of_emphasis_pairs():
+    rows = [edit_row(f"t{i}", "emphasis", [0.9, 0.7], [0.1, -0.1]) for i in range(4)]
+    summary = edit_pairs.summarise([*rows, edit_row("u", "tempo", [5.0], [4.0])])
+    assert summary["duration_transfer_swapped"]["value"] == pytest.approx(0.8)
+    assert summary["duration_transfer_swapped"]["words"] == 8
+    assert summary["tempo"]["duration_transfer_swapped"]["value"] == 5.0
+
+
+def noise_row(text: str, condition: str, errors: int, within: int, wrong: int = 0) -> dict:
+    row = {"id": text, "text": text, "condition": condition, "wrong_words": wrong, "word_errors": errors}
+    row |= {"reference_words": 10, "timed_words": 10, "within_50ms": within}
+    return row | {"word_log_f0": [[1.0, 2.0, 3.0], [1.1, 1.9, 3.0 + errors]]}
+
+
+def test_robustness_counts_what_each_wrong_word_costs():
+    cost = {
+        "clean": (1, 9),
+        "20db": (1, 9),
+        "10db": (2, 8),
+        "5db": (3, 7),
+        "shuffled": (2, 4),
+        "clean_text_only": (2, 5),
+    }
+    rows = [noise_row(text, name, *both) for text in "ab" for name, both in cost.items()]
+    rows += [noise_row(text, name, 1 + n, 8, n) for text in "ab" for n, name in enumerate(robustness.WRONG, 1)]
+    found = robustness.summarise(rows)
+    assert found["wer_rise_per_wrong_word"] == pytest.approx(1.0)
+    assert found["wer_5db_minus_clean"]["value"] == pytest.approx(0.2)
+    assert found["duration_consistency_drop_at_5_percent"]["value"] == pytest.approx(0.1)
+    assert found["shuffled_minus_text_only_duration_consistency_50ms"]["value"] == pytest.approx(-0.1)
+    assert set(found["conditions"]) == {row["condition"] for row in rows}
+
+
+def test_attention_is_compared_word_by_word_and_the_last_word_has_no_next():
+    rows = []
+    for i in range(4):
+        row = {"text": f"t{i}"}
+        for suffix in ("", "_averaged"):
+            for number, name in enumerate(attention.CONDITIONS):
+                row |= {
+                    f"{name}_inside{suffix}": [0.9 - number / 5] * 3,
+                    f"{name}_error{suffix}": [50.0 + 100 * number] * 3,
+                }
+            row[f"next_word_inside{suffix}"] = [0.05, 0.05, None]
+        rows.append(row)
+    found = attention.summarise(rows)
+    assert found["random_minus_trained_centre_error_ms"]["value"] == pytest.approx(200)
+    assert found["shuffled_minus_trained_centre_error_ms"]["value"] == pytest.approx(300)
+    assert found["trained_minus_untrained_mass_inside"]["value"] == pytest.approx(0.2)
+    assert found["next_word_minus_untrained_mass_inside"]["value"] == pytest.approx(-0.65)
+    assert found["trained_mass_inside_averaged"]["value"] == pytest.approx(0.9)
+
+
 # -- what was recorded
 
 
