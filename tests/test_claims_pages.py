@@ -1,5 +1,6 @@
 """The generated pages: equal to what the recorded results give, and silent about what was not measured."""
 
+import json
 import re
 
 import claims_pages as tool
@@ -70,9 +71,17 @@ def test_recorded_files_hold_the_keys_that_the_claims_name():
     metrics = [c["metric"] for claim in CLAIMS for c in claim.get("criteria", [])]
     metrics += [m for claim in CLAIMS for c in claim.get("criteria", []) for m in c.get("mutants", [])]
     own = ("attention", "editing", "editing_permuted", "editing_off_by_one", "editing_text_only", "robustness")
-    files = {name for name in own if (tool.RESULTS / f"{name}.json").is_file()}
+    files = {name for name in own if (tool.RESULTS / f"{name}.json").is_file() and name in results}
     assert [m for m in metrics if m.split("/")[0] in files and find(m, results) is None] == []
     assert {m.split("/")[0] for m in metrics if find(m, results)} >= {"reconstruction", "evaluator_validation"}
+
+
+@pytest.mark.parametrize(("words", "there"), [(99, False), (100, True)])
+def test_an_experiment_that_is_too_small_gives_no_verdict(tmp_path, words, there):
+    entry = {"duration_transfer_swapped": {"value": 0.8, "low": 0.7, "high": 0.9, "words": words}}
+    for name in ("editing", "editing_permuted"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(entry))
+    assert {name in tool.load_results(tmp_path) for name in ("editing", "editing_permuted")} == {there}
 
 
 def test_a_difference_is_turned_round_with_its_interval():
