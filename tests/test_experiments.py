@@ -164,6 +164,8 @@ def test_attention_derives_from_its_rows():
 
 
 def test_robustness_derives_from_its_rows():
+    if not robustness.OUT.is_file():
+        pytest.skip("not measured yet, as the page of claims says; run tools/robustness.py")
     recorded = load("robustness")
     derived = robustness.summarise(recorded["utterances"])
     assert derived == {key: recorded[key] for key in derived}
