@@ -196,13 +196,14 @@ class Partial:
     path: Path | None
     key: dict
     rows: list[dict] = field(default_factory=list)
+    batch: int = BATCH
 
     def __post_init__(self):
         if self.path and self.path.is_file():
             records = read_records(self.path)
             if records[:1] == [self.key]:
                 self.rows = records[1:]
-        self.rows = self.rows[: len(self.rows) // BATCH * BATCH]
+        self.rows = self.rows[: len(self.rows) // self.batch * self.batch]
         if self.path:
             write_whole(self.path, to_lines([self.key, *self.rows]))
 
