@@ -366,6 +366,9 @@ def taslm_mini() -> TaslmConfig:
         ),
         rvq=mini().rvq,
         sos_id=1,  # <|im_start|>
+        lora_r=8,  # both adapters together stay under 15 MB
+        lora_alpha=16,
+        lora_dropout=0.0,
         bfloat16=False,
     )
 
