@@ -15,10 +15,13 @@ SHARD = 32  # utterances per file
 
 
 def write_shard(path: Path, rows: Sequence[dict], features: Sequence[dict[str, torch.Tensor]], fingerprint: str):
-    """One file: tensors `<position>.<name>`, and the manifest rows in the metadata. Written whole or not at all."""
+    """One file: tensors `<position>.<name>`, and the manifest rows in the metadata. Written whole or not at all.
+
+    The same content gives the same bytes: the metadata is one entry, because several come out in random order.
+    """
     tensors = {f"{i}.{name}": tensor for i, f in enumerate(features) for name, tensor in f.items()}
     partial = path.with_suffix(f".{os.getpid()}.part")
-    save_file(tensors, str(partial), metadata={"rows": json.dumps(list(rows)), "fingerprint": fingerprint})
+    save_file(tensors, str(partial), metadata={"shard": json.dumps({"rows": list(rows), "fingerprint": fingerprint})})
     os.replace(partial, path)
 
 
@@ -27,7 +30,9 @@ def read_shard_rows(path: Path) -> tuple[list[dict], str]:
     try:
         with safe_open(str(path), "pt") as file:
             meta = file.metadata()
-            rows, fingerprint = json.loads(meta["rows"]), meta["fingerprint"]
+        # older files have an entry for each
+        shard = json.loads(meta["shard"]) if "shard" in meta else meta | {"rows": json.loads(meta["rows"])}
+        rows, fingerprint = shard["rows"], shard["fingerprint"]
         if not all({"id", "split", "text", "seconds"} <= row.keys() for row in rows):
             raise ValueError("a row lacks a name")
         return rows, fingerprint

@@ -6,6 +6,7 @@ import pytest
 import soundfile
 import torch
 from fake_corpus import fake_features, make_features
+from safetensors.torch import save
 
 from taste_min import features as feature_module
 from taste_min.data import BatchOrder, FeatureStore
@@ -200,3 +201,15 @@ def test_manifests_without_the_columns_are_refused(tmp_path):
 def test_rows_survive_as_json(folder):
     rows, fingerprint = read_shard_rows(sorted(folder.glob("*"))[0])
     assert fingerprint == "x" and json.dumps(rows)
+
+
+def test_equal_features_are_equal_bytes(tmp_path):
+    rows, features = [{"id": "u", "split": "train", "seconds": 1.2, "text": "a b"}], [fake_features(0, 4, 60)]
+    path, ours, plain = tmp_path / "features-00000.safetensors", set(), set()
+    for _ in range(32):
+        write_shard(path, rows, features, "x")
+        ours.add(path.read_bytes())
+        plain.add(save(features[0], {"rows": json.dumps(rows), "fingerprint": "x"}))
+    assert len(ours) == 1 < len(plain)  # with an entry for each the order is random
+    path.write_bytes(plain.pop())  # as older files are
+    assert read_shard_rows(path) == (rows, "x")

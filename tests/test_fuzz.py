@@ -180,6 +180,8 @@ def test_tokens_of_the_wrong_kind(tmp_path, changes, metadata):
         (TasteTokens.load, {"taste_tokens": "1"}),
         (read_shard_rows, {"rows": "no JSON", "fingerprint": "f"}),
         (read_shard_rows, {"rows": "[1]", "fingerprint": "f"}),
+        (read_shard_rows, {"shard": "[1]"}),
+        (read_shard_rows, {"shard": "{}"}),
         (load_golden, {"config": inputs.DEEP}),
         (load_golden, {"config": "[1]"}),
         (MiniUnits.load, {"layer": "x"}),

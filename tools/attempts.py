@@ -15,6 +15,7 @@ GROUPS = ("seen", "unseen", "human")
 ATTEMPTS = {  # commit -> what was tried
     "a138ae8": "letters, attention that is told where to look",
     "c3b6d1c": "speech sounds, a pointer, other units",
+    "1a96c85": "the flow hears the sounds too, matched vocoder, more speech",
 }
 
 

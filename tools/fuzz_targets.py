@@ -111,7 +111,8 @@ TARGETS = [
     ),
     Target(
         "feature file",
-        inputs.safetensors_files({"0.units": torch.ones(3)}, {"rows": files.ROWS, "fingerprint": "f"}),
+        inputs.safetensors_files({"0.units": torch.ones(3)}, {"shard": {"rows": files.ROWS, "fingerprint": "f"}})
+        | inputs.safetensors_files({"0.units": torch.ones(3)}, {"rows": files.ROWS, "fingerprint": "f"}),
         on_file("case.safetensors", read_shard_rows),
     ),
     Target(
