@@ -147,11 +147,13 @@ class UnitLmObjective(LanguageObjective):
 
 @torch.no_grad()
 def start_head(model: Taslm | UnitLm, labels: torch.Tensor) -> None:
-    """Set a head to what is best without context: code frequencies, or the mean vector. labels: (n, R)."""
+    """Set a head to what is best without context: code frequencies, or the spread of the vectors. labels: (n, R)."""
     head = model.head
     if isinstance(head, EmbeddingHead):
+        vectors = model.quantizer.embed_codes(labels)
         head.mean.weight.zero_()
-        head.mean.bias.copy_(model.quantizer.embed_codes(labels).mean(0))
+        head.mean.bias.copy_(vectors.mean(0))
+        head.log_variance.copy_(vectors.var(0).clamp(min=1e-4).log())
         return
     linear = head if isinstance(head, nn.Linear) else head.linear
     n_codes = linear.out_features // labels.shape[1]
