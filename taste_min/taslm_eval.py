@@ -23,6 +23,7 @@ from .taslm_layout import IGNORE, collate
 from .taslm_speech import position_losses
 
 BUDGET = 320  # padded positions that are judged at a time
+PAIRS = 12  # of utterances that are judged at a time
 TEXT, CODES = slice(0, 2), slice(2, 4)  # columns of `utterance_losses`
 RATE_GAP = 1.15  # two renderings of a sentence count as of different rate when one lasts so much longer
 
@@ -129,13 +130,16 @@ def prefers_consistent(objective: TaslmObjective, store: FeatureStore, pairs: Se
     """
     objective.eval()
     chosen = []
-    for pair in pairs:
-        kept, other = (store.tensor(i, "codes").long() for i in (pair.kept, pair.other))
-        text = [store.tensor(pair.kept, name).long() for name in ("token_ids", "word_ids")]
-        both = (kept, torch.cat([kept[: pair.cut], other[pair.cut :]]))
-        batch = objective.hide(collate([objective.model.layout(*text, codes) for codes in both]))
-        stays, switches = position_losses(objective.model, batch).codes.sum(1).tolist()
-        chosen.append(0.5 if stays == switches else float(stays < switches))
+    for start in range(0, len(pairs), PAIRS):
+        layouts = []
+        for pair in pairs[start : start + PAIRS]:
+            kept, other = (store.tensor(i, "codes").long() for i in (pair.kept, pair.other))
+            text = [store.tensor(pair.kept, name).long() for name in ("token_ids", "word_ids")]
+            switched = torch.cat([kept[: pair.cut], other[pair.cut :]])
+            layouts += [objective.model.layout(*text, codes) for codes in (kept, switched)]
+        losses = position_losses(objective.model, objective.hide(collate(layouts))).codes.sum(1)
+        stays, switches = losses.unflatten(0, (-1, 2)).unbind(1)
+        chosen += torch.where(stays == switches, 0.5, (stays < switches).float()).tolist()
     return np.array(chosen)
 
 

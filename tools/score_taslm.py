@@ -69,13 +69,13 @@ def book_prose() -> list[str]:
     return list(found)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("codes", type=Path)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--voices", type=Path, help="codes of more renderings of the test sentences")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "full" / "taslm.json")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     train, test = FeatureStore(args.codes, "train"), FeatureStore(args.codes, "test")
     voices = FeatureStore(args.voices, "test") if args.voices else None
     texts = [row["text"] for row in test.rows]
