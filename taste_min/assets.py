@@ -110,7 +110,7 @@ def fetch(name: str, progress: bool = True, verify: bool = False) -> Path:
             raise TasteError(f"{problem}; replace that file or unset TASTE_MIN_ASSETS to download it.")
         return override / name
 
-    folder = _cache() / name
+    folder = cache_folder() / name
     if not _cached(folder, asset, verify):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,8 @@ def _override() -> Path | None:
     return Path(value) if value else None
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where fetched files are kept."""
     return platformdirs.user_cache_path("taste_min", appauthor=False) / "assets"
 
 
@@ -357,5 +358,5 @@ def _here(asset: Asset) -> Path | None:
     override = _override()
     if override and (override / asset.name).is_dir() and _problem(override / asset.name, asset, hashes=False) is None:
         return override / asset.name
-    folder = _cache() / asset.name
+    folder = cache_folder() / asset.name
     return folder if _cached(folder, asset) else None

@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from . import evaluate_command, speech_command, train_command
+from . import evaluate_command, speech_command, taslm_command, train_command
 from .errors import TasteError
 
 
@@ -62,8 +62,15 @@ def prepare(args) -> int:
     return prepare.command(args)
 
 
+def extract(args) -> int:
+    """Compute the TASTE codes of a corpus once, for the training of the language model."""
+    from . import extract
+
+    return extract.command(args)
+
+
 def train(args) -> int:
-    """Train one stage: units, features, text_only, no_vq, vq, flow, vocoder."""
+    """Train one stage: units, features, those of the tokenizer, those of the language model."""
     return train_command.command(args)
 
 
@@ -108,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(run=encode)
 
     speech_command.add_parsers(sub)
+    taslm_command.add_parsers(sub)
 
     p = sub.add_parser("corpus", help=corpus.__doc__)
     actions = p.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -133,6 +141,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(run=prepare)
+
+    p = sub.add_parser("extract", help=extract.__doc__)
+    p.add_argument("data", help="corpus folder with manifest.tsv; with features/ the recordings are not opened")
+    p.add_argument("--out", required=True, help="folder for the codes; an interrupted run continues")
+    p.add_argument("--preset", default="mini", help="which model: mini, or a folder of exported parts (default: mini)")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    p.set_defaults(run=extract)
 
     p = sub.add_parser("train", help=train.__doc__)
     train_command.add_arguments(p)

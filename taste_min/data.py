@@ -75,7 +75,8 @@ class FeatureStore:
         wanted = {split} if isinstance(split, str) else set(split)
         self.rows, self._places, seen = [], [], set()
         for number, path in enumerate(paths):
-            for i, row in enumerate(read_shard_rows(path)[0]):
+            rows, self.fingerprint = read_shard_rows(path)
+            for i, row in enumerate(rows):
                 seen.add(row["split"])
                 if row["split"] in wanted:
                     self.rows.append(row)

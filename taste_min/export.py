@@ -51,7 +51,8 @@ def write_parts(folder: Path, parts: dict[str, nn.Module]) -> list[str]:
     """Write `<part>.safetensors` for every part, each whole or not at all; returns the file names."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in parts.items():
-        frozen = {key for key, parameter in module.named_parameters() if not parameter.requires_grad}
+        named = module.named_parameters(remove_duplicate=False)  # a tied weight has two names
+        frozen = {key for key, parameter in named if not parameter.requires_grad}
         tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items() if k not in frozen}
         tensors = {k: v for k, v in tensors.items() if not k.endswith(TRAINING_ONLY)}
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
@@ -113,6 +114,13 @@ def load_parts(
             part.reader.read_vocabulary(tokenizer)
         parts[name] = part.eval()
     return parts
+
+
+def load_quantizer(folder: Path, config: TasteConfig) -> ResidualVQ:
+    """The codebooks alone, in eval mode."""
+    quantizer = ResidualVQ(config.rvq)
+    _load(quantizer, folder / "quantizer.safetensors", ())
+    return quantizer.eval()
 
 
 def read_part(path: Path) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ previous ones left over.
 Axes: B batch, N positions, D model width, d codebook width, R quantiser layer, K codebook size.
 """
 
+import hashlib
 import math
 import random
 from dataclasses import dataclass
@@ -164,6 +165,12 @@ class ResidualVQ(nn.Module):
             codes.append(layer.nearest(flat))
             flat = flat - layer.embed[codes[-1]]
         return torch.stack(codes, dim=-1).reshape(*z.shape[:-1], -1)  # (..., R)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the codebooks: codes mean nothing beside others. Survives export in float16."""
+        books = b"".join(layer.embed.detach().cpu().half().numpy().tobytes() for layer in self.layers)
+        return hashlib.sha256(books).hexdigest()[:16]
 
     @property
     def bits(self) -> float:

@@ -15,32 +15,32 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 
 def decode(args) -> int:
     """Turn a file of TASTE tokens into speech."""
-    _check_audio_out(args)
+    check_audio_out(args)
     if Path(args.tokens).suffix != TOKENS_SUFFIX:
         raise TasteError(f"{args.tokens} is not a {TOKENS_SUFFIX} file of tokens; use `taste-min resynth` for speech.")
-    tokens, speaker = _read(args.tokens, args), args.speaker and _read(args.speaker, args)
-    taste = _load(args, args.text_only)
-    return _speak(args, taste, tokens, speaker, args.text_only)
+    tokens, speaker = read(args.tokens, args), args.speaker and read(args.speaker, args)
+    taste = load(args, args.text_only)
+    return speak(args, taste, tokens, speaker, args.text_only)
 
 
 def resynth(args) -> int:
     """Encode a recording and decode it again: what TASTE keeps of it."""
-    _check_audio_out(args)
-    wav, speaker = _read(args.audio, args), args.speaker and _read(args.speaker, args)
-    taste = _load(args, args.text_only)
-    return _speak(args, taste, _encoded(taste, wav, args.text), speaker, args.text_only)
+    check_audio_out(args)
+    wav, speaker = read(args.audio, args), args.speaker and read(args.speaker, args)
+    taste = load(args, args.text_only)
+    return speak(args, taste, encoded(taste, wav, args.text), speaker, args.text_only)
 
 
 def swap(args) -> int:
     """Speak HOST, with some words as they sound in DONOR."""
-    _check_audio_out(args)
+    check_audio_out(args)
     words, donor_words = _numbers(args.words), args.donor_words and _numbers(args.donor_words)
-    host, donor = _read(args.host, args), _read(args.donor, args)
-    speaker = args.speaker and _read(args.speaker, args)
-    taste = _load(args)
-    host, donor = (_encoded(taste, item, args.text) for item in (host, donor))
+    host, donor = read(args.host, args), read(args.donor, args)
+    speaker = args.speaker and read(args.speaker, args)
+    taste = load(args)
+    host, donor = (encoded(taste, item, args.text) for item in (host, donor))
     swapped = host.swap(donor, words, donor_words)
-    return _speak(args, taste, swapped, speaker, swapped=words)
+    return speak(args, taste, swapped, speaker, swapped=words)
 
 
 def check_output(path: str, force: bool, suffixes: tuple[str, ...]) -> None:
@@ -54,11 +54,12 @@ def check_output(path: str, force: bool, suffixes: tuple[str, ...]) -> None:
         raise TasteError(f"{path} exists already; add --force to replace it or choose another name.")
 
 
-def _check_audio_out(args) -> None:
+def check_audio_out(args) -> None:
+    """As `check_output`, for the sound file of --out."""
     check_output(args.out, args.force, AUDIO_SUFFIXES)
 
 
-def _read(path: str, args):
+def read(path: str, args):
     """TasteTokens of a token file, or the waveform of a recording."""
     if Path(path).suffix == TOKENS_SUFFIX:
         from .tokens import TasteTokens
@@ -69,7 +70,7 @@ def _read(path: str, args):
     return read_audio(path, convert=args.convert)
 
 
-def _load(args, text_only: bool = False):
+def load(args, text_only: bool = False):
     """The model, with every part that decoding will need."""
     from .tokenizer import Taste
 
@@ -79,8 +80,8 @@ def _load(args, text_only: bool = False):
     return taste
 
 
-def _encoded(taste, item, text: str | None):
-    """Tokens of what `_read` returned. text: the transcript of a recording, recognised when None."""
+def encoded(taste, item, text: str | None):
+    """Tokens of what `read` returned. text: the transcript of a recording, recognised when None."""
     from .tokens import TasteTokens
 
     return item if isinstance(item, TasteTokens) else taste.encode(item, text)
@@ -93,16 +94,11 @@ def _numbers(text: str) -> list[int]:
         raise TasteError(f"word numbers are separated by commas, for example 2,5; got '{text}'.") from error
 
 
-def _speak(args, taste, tokens, speaker, text_only: bool = False, **facts) -> int:
-    """Decode, write, report. speaker: what `_read` returned for --speaker, or None."""
+def speak(args, taste, tokens, speaker, text_only: bool = False, **facts) -> int:
+    """Decode, write, report. speaker: what `read` returned for --speaker, or None."""
     from .audio import write_audio
-    from .tokens import TasteTokens
 
-    if isinstance(speaker, TasteTokens):
-        speaker = speaker.speaker_embedding
-    elif speaker is not None:
-        speaker = taste.speaker_encoder.speaker_embedding(speaker)
-    decoded = taste.decode(tokens, speaker, text_only, seed=args.seed)
+    decoded = taste.decode(tokens, speaker_of(taste, speaker), text_only, seed=args.seed)
     write_audio(args.out, decoded.wav, decoded.sample_rate)
     seconds = len(decoded.wav) / decoded.sample_rate
     if not decoded.ended:
@@ -116,18 +112,27 @@ def _speak(args, taste, tokens, speaker, text_only: bool = False, **facts) -> in
     return 0
 
 
+def speaker_of(taste, item):
+    """The speaker embedding of what `read` returned, None of nothing."""
+    from .tokens import TasteTokens
+
+    if item is None:
+        return None
+    return item.speaker_embedding if isinstance(item, TasteTokens) else taste.speaker_encoder.speaker_embedding(item)
+
+
 def add_parsers(sub) -> None:
     """The three subcommands and their options."""
     p = sub.add_parser("decode", help=decode.__doc__)
     p.add_argument("tokens", help="a .safetensors file written by `taste-min encode`")
     p.add_argument("--text-only", action="store_true", help="leave the codes out (the paper's baseline)")
-    _add_options(p, decode)
+    add_options(p, decode)
 
     p = sub.add_parser("resynth", help=resynth.__doc__)
     p.add_argument("audio", help="a recording, 16 kHz mono (see --convert), or its file of tokens")
     p.add_argument("--text", help="the transcript; recognised when left out")
     p.add_argument("--text-only", action="store_true", help="leave the codes out (the paper's baseline)")
-    _add_options(p, resynth)
+    add_options(p, resynth)
 
     p = sub.add_parser("swap", help=swap.__doc__)
     p.add_argument("host", help="a recording or its file of tokens")
@@ -135,12 +140,14 @@ def add_parsers(sub) -> None:
     p.add_argument("--words", required=True, help="word numbers in HOST, from 0, separated by commas: 2,5")
     p.add_argument("--donor-words", help="their numbers in DONOR (default: the same)")
     p.add_argument("--text", help="the transcript of both recordings; recognised when left out")
-    _add_options(p, swap)
+    add_options(p, swap)
 
 
-def _add_options(p, run) -> None:
+def add_options(p, run, speaker_required: bool = False) -> None:
+    """The options of every command that writes a sound file."""
     p.add_argument("-o", "--out", required=True, help=f"the sound file to write ({', '.join(AUDIO_SUFFIXES)})")
-    p.add_argument("--speaker", help="speak with the voice of this recording or file of tokens")
+    voice = "speak with the voice of this recording or file of tokens"
+    p.add_argument("--speaker", required=speaker_required, help=voice)
     p.add_argument("--seed", type=int, default=0, help="of all randomness (default: 0)")
     p.add_argument("--force", action="store_true", help="replace the sound file if it exists")
     p.add_argument("--preset", default="mini", help="which model: mini, or a folder of exported parts (default: mini)")

@@ -11,6 +11,7 @@ from torch import nn
 
 from .config import DiscriminatorConfig, TasteConfig
 from .objectives import TokenizerObjective
+from .objectives_taslm import taslm_objective, unit_lm_objective
 from .objectives_wave import FlowObjective, VocoderObjective
 
 
@@ -67,6 +68,19 @@ def _vocoder(config: TasteConfig, after_flow: bool) -> VocoderObjective:
     return VocoderObjective(config, _ADVERSARIES[name], *frames, adversary_from, after_flow)
 
 
+# The paper: AdamW, lr 1e-5, batch 768, a cosine; three epochs (embedding) or eight (token).
+_LANGUAGE = {
+    "tiny": TrainConfig(8, 1e-2, 2, 60, micro_batches=2, **_TINY),
+    "mini": TrainConfig(
+        400, 1e-3, 10, 160, slow=(("model.head.", 0.3),), log_every=5, eval_every=50, eval_batches=4, save_every=10
+    ),
+}
+
+
+def _language(name: str, head: str, **what: bool) -> Stage:
+    return Stage(name, (), lambda config: taslm_objective(name, head, config.name, **what), _LANGUAGE)
+
+
 STAGES = {
     stage.name: stage
     for stage in (
@@ -115,5 +129,12 @@ STAGES = {
                 "mini": TrainConfig(3000, 3e-4, 50, 8, clip=10.0, betas=(0.8, 0.99), ema_decay=0.999),
             },
         ),
+        # The language models read what `taste-min extract` wrote. The last four are what they are compared with.
+        _language("taslm_token", "token"),
+        _language("taslm_embedding", "embedding"),
+        Stage("unit_lm", (), lambda config: unit_lm_objective("unit_lm", config.name), _LANGUAGE),
+        _language("taslm_text", "token", speech=False),
+        _language("taslm_codes", "token", text=False),
+        _language("taslm_no_kl", "token", kl=False),
     )
 }

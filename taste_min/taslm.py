@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -21,6 +21,7 @@ from .config import LlamaSizes, TaslmConfig
 from .errors import TasteError
 from .quantizer import ResidualVQ
 from .taslm_layout import IGNORE, Batch, Layout, layout
+from .tokens import TasteTokens
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -139,25 +140,36 @@ class Taslm(nn.Module):
         llm.model.rotary_emb.inv_freq = rope.bfloat16().float() if config.round_rope else rope  # dev: exact-rope
         self.config = config
         self.quantizer = quantizer.requires_grad_(False)
-        lora = LoraConfig(
-            r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=LORA_TARGETS
-        )
-        self.language_model = get_peft_model(llm, lora)  # LoRA matrices are float32 and zero at the start
+        self.language_model = with_lora(llm, config)
         self.pad_text = nn.Parameter(torch.zeros(config.llm.d_model))
         self.pad_audio = nn.Parameter(torch.zeros(config.rvq.d_model))
         self.fuse = WeightedSum(config.rvq.d_model, config.llm.d_model)
         self.head = EmbeddingHead(config) if config.head == "embedding" else TokenHead(config)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> "Taslm":
-        """Load an original checkpoint, in eval mode on the CPU: a folder, or a hub id.
+    def from_pretrained(cls, name: str | Path = "mini-token") -> "Taslm":
+        """Load "mini-token" or "mini-embedding", a file that `taste-min train taslm_*` exported, or an original
+        checkpoint (a folder or a hub id), in eval mode on the CPU.
 
         "MediaTek-Research/Llama-1B-TASTE-V0" is the released one. Its config.json decides the head and the delay;
         `tokenizer` is the text model's. Raises TasteError for unknown names and for files that do not fit.
         """
         from .released import load_taslm
+        from .taslm_files import is_adapter, load_mini
 
-        return load_taslm(name)
+        return load_mini(name) if is_adapter(name) else load_taslm(name)
+
+    def continue_speech(self, tokens: TasteTokens, sampling=None, seed: int = 0, with_prompt: bool = False):
+        """What the model would say after `tokens`, see `taslm_speech.continue_speech`."""
+        from .taslm_speech import continue_speech
+
+        return continue_speech(self, tokens, sampling, seed, with_prompt)
+
+    def score(self, tokens: TasteTokens):
+        """How well the model expects `tokens`, see `taslm_speech.score`."""
+        from .taslm_speech import score
+
+        return score(self, tokens)
 
     @property
     def llm(self) -> LlamaForCausalLM:
@@ -200,7 +212,9 @@ class Taslm(nn.Module):
         hidden = self.llm.model(inputs_embeds=inputs.to(self.llm.dtype), attention_mask=batch.mask).last_hidden_state
         text_logits, taste = self.llm.lm_head(hidden), self.predict_taste(hidden)
 
-        text_ce = F.cross_entropy(text_logits.flatten(0, 1).float(), batch.text_labels.flatten(), ignore_index=IGNORE)
+        text_labels = batch.text_labels.flatten()
+        text_ce = F.cross_entropy(text_logits.flatten(0, 1).float(), text_labels, ignore_index=IGNORE, reduction="sum")
+        text_ce = text_ce / (text_labels >= 0).sum().clamp(min=1)
         text_loss, text_kl = text_ce, None
         if reference_logits is not None:
             n = reference_logits.shape[1]
@@ -212,7 +226,9 @@ class Taslm(nn.Module):
         labelled = batch.taste_labels[..., 0] >= 0
         labels = batch.taste_labels[labelled]  # (n, R)
         chosen = HeadOutput(*(None if field is None else field[labelled] for field in taste))
-        taste_loss = self.head.loss(chosen, labels, self.quantizer.embed_codes(labels))
+        taste_loss = hidden.new_zeros(())
+        if len(labels):
+            taste_loss = self.head.loss(chosen, labels, self.quantizer.embed_codes(labels))
         loss = self.config.text_weight * text_loss + self.config.taste_weight * taste_loss
         return TaslmOutput(loss, text_loss, taste_loss, text_ce, text_kl, text_logits, taste)
 
@@ -221,6 +237,14 @@ class Taslm(nn.Module):
         """(B, 1 + T, V) of the text model as it was before training: the same weights with LoRA switched off."""
         with self.language_model.disable_adapter():
             return text_logits(self.llm, batch.token_ids[:, : batch.token_ids.shape[1] - self.config.delay])
+
+
+def with_lora(llm: LlamaForCausalLM, config: TaslmConfig) -> PeftModel:
+    """Wrap a language model; it is frozen, and its LoRA matrices are float32 and change nothing at first."""
+    lora = LoraConfig(
+        r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=LORA_TARGETS
+    )
+    return get_peft_model(llm, lora)
 
 
 def text_logits(llm: LlamaForCausalLM, token_ids: torch.Tensor) -> torch.Tensor:

@@ -88,6 +88,7 @@ def train_stage(args) -> dict | None:
 
     from .data import FeatureStore
     from .export import write_manifest, write_parts
+    from .objectives_taslm import LanguageObjective
     from .stages import STAGES
     from .train import CHECKPOINT, Run, build_objective, run_stage
 
@@ -124,6 +125,8 @@ def train_stage(args) -> dict | None:
         "dev_utterances": len(dev),
         "dev": dev_numbers,
     }
+    if isinstance(run.objective, LanguageObjective):
+        facts |= run.objective.facts(run.order, config.steps * config.micro_batches, run.seconds)
     return write_manifest(target, stage.name, facts, files)
 
 
@@ -140,8 +143,13 @@ def _mini_only(args) -> None:
 def add_arguments(parser) -> None:
     """The options of `taste-min train`."""
     stages = ("units", "features", "text_only", "no_vq", "vq", "flow", "vocoder", "vocoder_flow")  # see stages.py
+    stages += ("taslm_token", "taslm_embedding", "unit_lm", "taslm_text", "taslm_codes", "taslm_no_kl")
     parser.add_argument("stage", choices=stages, help="what to train; features caches what the later ones read")
-    parser.add_argument("--data", required=True, help="corpus folder with manifest.tsv (and features/)")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="corpus folder with manifest.tsv (and features/), or what `extract` wrote",
+    )
     parser.add_argument("--out", required=True, help="folder of this run: checkpoint, metrics.jsonl, export")
     parser.add_argument("--preset", choices=("mini", "tiny"), default="mini", help="sizes (default: mini)")
     parser.add_argument("--init", nargs="+", help="runs or exports to start from (default: beside --out)")
