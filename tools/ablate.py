@@ -56,13 +56,17 @@ def words(args, protocol: Protocol) -> None:
 
 def runs(args, protocol: Protocol) -> None:
     setting = make_setting(args.features, args.work, protocol)
-    facts = test_facts(setting) | {"device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"}
+    # the commit of the code that runs, whatever is committed meanwhile
+    facts = test_facts(setting) | {
+        "commit": commit(),
+        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
+    }
     for seed in args.seeds:  # seed by seed, so that what is finished is always paired
         for name in args.conditions:
             path = args.out / f"{name}-{seed}.json"
             if path.is_file():
                 continue
-            record = {"condition": name, "commit": commit(), **run((CONDITIONS | SWEEP)[name], setting, seed)}
+            record = {"condition": name, **run((CONDITIONS | SWEEP)[name], setting, seed)}
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, facts | record)
             print(name, seed, "dev", record["dev_loss"]["then"][-1], record["seconds"], flush=True)
