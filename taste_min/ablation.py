@@ -20,6 +20,7 @@ speech does not teach more from scratch.
 Axes: B batch, N text tokens, L sounds, T encoder frames, U units, D width, R codebooks, K codebook size, H heads.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,14 +100,14 @@ class Protocol:
     kmeans_iters: int = 5
     seconds: float = 3.0  # longest utterance
     budget: int = 1500  # padded positions (sounds and units) in a batch
-    text_steps: int = 400  # shared start, text only
-    steps: int = 300  # of every condition after it
+    text_steps: int = 600  # shared start, text only
+    steps: int = 160  # of every condition after it
     quantize_from: float = 0.4  # share of `steps` without quantizer
     lr: float = 4e-3
     warmup: int = 20
     final_lr: float = 0.02
     clip: float = 1.0
-    eval_every: int = 60
+    eval_every: int = 80
     prepare_batches: int = 24  # for centring and codebooks
     first_units: int = 3  # counted as the beginning of a word, 20 ms each
 
@@ -123,6 +124,14 @@ class Inputs:
     states: torch.Tensor | None = None
 
 
+class KeptStore(FeatureStore):
+    """Features that stay in memory once they were read: small corpora, many epochs."""
+
+    def __init__(self, folder: str | Path, split: str | Sequence[str] = "train"):
+        super().__init__(folder, split)
+        self.tensor = functools.cache(super().tensor)
+
+
 class Corpus:
     """The utterances of one split up to a length, and what the conditions hear."""
 
@@ -131,7 +140,8 @@ class Corpus:
 
         Raises TasteError when no utterance is short enough.
         """
-        self.store, self.words, self.classes = store, safe_open(str(words), "pt"), classes
+        self.store, self.classes, file = store, classes, safe_open(str(words), "pt")
+        self.words = functools.cache(lambda name: file.get_tensor(name).float())
         self.indices = [i for i, row in enumerate(store.rows) if row["seconds"] <= seconds]
         if not self.indices:
             raise TasteError(f"no utterance is shorter than {seconds} s; choose a longer limit.")
@@ -150,7 +160,7 @@ class Corpus:
             parts = [self.store.tensor(i, condition.values) for i in indices]  # (T, D)
             batch = replace(batch, frame_lengths=torch.tensor([len(part) for part in parts]))
             return Inputs(batch, pad_sequence(parts, batch_first=True))
-        parts = [self.words.get_tensor(f"{id}.{condition.values}").float() for id in batch.ids]  # (W, H, D)
+        parts = [self.words(f"{id}.{condition.values}") for id in batch.ids]  # (W, H, D)
         parts = [part[ids[:n]] for part, ids, n in zip(parts, batch.word_ids, batch.token_lengths, strict=True)]
         return Inputs(batch, pad_sequence(parts, batch_first=True))
 

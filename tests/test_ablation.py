@@ -13,6 +13,7 @@ from taste_min.ablation import (
     Condition,
     Conditioned,
     Corpus,
+    KeptStore,
     Protocol,
     attended,
     join_units,
@@ -69,7 +70,7 @@ def setting(tmp_path_factory):
     save_file(words, folder / "words.safetensors")
     classes = torch.arange(64) % 16
     splits = (
-        Corpus(FeatureStore(folder, s), 3.0, folder / "words.safetensors", classes) for s in ("train", "dev", "test")
+        Corpus(KeptStore(folder, s), 3.0, folder / "words.safetensors", classes) for s in ("train", "dev", "test")
     )
     corpora = list(splits)
     return Setting(PROTOCOL, *corpora, SPELLED, layer_statistics(corpora[0]), folder / "work")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from taste_min.ablation import CONDITIONS, SWEEP, Corpus, Protocol, join_units, write_words
+from taste_min.ablation import CONDITIONS, SWEEP, Corpus, KeptStore, Protocol, join_units, write_words
 from taste_min.ablation_run import Setting, layer_statistics, run
 from taste_min.ablation_table import PARTS, WITH_PAST, measure, read_runs, run_limits, tabulate, test_facts
 from taste_min.aggregator import Aggregator
@@ -41,7 +41,7 @@ def make_setting(features: str, work: Path, protocol: Protocol) -> Setting:
         raise TasteError(f"there is no {words.name} in {work}; run `python tools/ablate.py words` first.")
     units = MiniUnits.load(CHECKPOINTS / "mini" / "units.safetensors")
     classes = join_units(units.centroids, protocol.decoder.n_units)
-    train, dev, test = (Corpus(FeatureStore(features, split), protocol.seconds, words, classes) for split in SPLITS)
+    train, dev, test = (Corpus(KeptStore(features, split), protocol.seconds, words, classes) for split in SPLITS)
     tokenizer = load_tokenizer(fetch("whisper-tiny-en"))
     return Setting(protocol, train, dev, test, tokenizer, layer_statistics(train), work)
 
