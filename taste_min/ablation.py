@@ -20,26 +20,16 @@ speech does not teach more from scratch.
 Axes: B batch, N text tokens, L sounds, T encoder frames, U units, D width, R codebooks, K codebook size, H heads.
 """
 
-import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
-from .aggregator import Aggregator, pool_words
+from .ablation_data import LAYERS, Inputs, real
 from .config import RVQConfig, UnitDecoderConfig
-from .data import Batch, FeatureStore
-from .errors import TasteError
 from .objectives import STATE_DROPOUT
 from .quantizer import ResidualVQ, RVQOutput
 from .unit_decoder import Prompts, UnitDecoder, UnitPrediction
-from .units import kmeans, nearest
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,6 @@ CONDITIONS = {
     "r8": Condition(n_codebooks=8),
     "k128": Condition(n_codebooks=4, codebook_size=128),
 }
-LAYERS = ("hidden_0", "hidden_1", "hidden_2", "hidden_3", "last")  # by depth; "last" is after the final layer norm
 SWEEP = {f"values_{i}": Condition(values=layer) for i, layer in enumerate(LAYERS)}
 
 
@@ -114,91 +103,6 @@ class Protocol:
     @property
     def quantizer_step(self) -> int:
         return round(self.quantize_from * self.steps)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """batch: text and units. states: frames (B, T, D), or for words (B, N, H, D); None for text only."""
-
-    batch: Batch
-    states: torch.Tensor | None = None
-
-
-class KeptStore(FeatureStore):
-    """Features that stay in memory once they were read: small corpora, many epochs."""
-
-    def __init__(self, folder: str | Path, split: str | Sequence[str] = "train"):
-        super().__init__(folder, split)
-        self.tensor = functools.cache(super().tensor)
-
-
-class Corpus:
-    """The utterances of one split up to a length, and what the conditions hear."""
-
-    def __init__(self, store: FeatureStore, seconds: float, words: Path, classes: torch.Tensor):
-        """words: the file that `write_words` made. classes: (units,) the class of every unit, from `join_units`.
-
-        Raises TasteError when no utterance is short enough.
-        """
-        self.store, self.classes, file = store, classes, safe_open(str(words), "pt")
-        self.words = functools.cache(lambda name: file.get_tensor(name).float())
-        self.indices = [i for i, row in enumerate(store.rows) if row["seconds"] <= seconds]
-        if not self.indices:
-            raise TasteError(f"no utterance is shorter than {seconds} s; choose a longer limit.")
-        self.rows = [store.rows[i] for i in self.indices]
-
-    def lengths(self) -> list[int]:
-        return [3 + row["n_sounds"] + row["n_units"] for row in self.rows]
-
-    def load(self, numbers: Sequence[int], condition: Condition) -> Inputs:
-        indices = [self.indices[n] for n in numbers]
-        batch = self.store.text_and_units(indices, None)
-        batch = replace(batch, units=self.classes[batch.units])
-        if condition.source == "none":
-            return Inputs(batch)
-        if condition.source == "frames":
-            parts = [self.store.tensor(i, condition.values) for i in indices]  # (T, D)
-            batch = replace(batch, frame_lengths=torch.tensor([len(part) for part in parts]))
-            return Inputs(batch, pad_sequence(parts, batch_first=True))
-        parts = [self.words(f"{id}.{condition.values}") for id in batch.ids]  # (W, H, D)
-        parts = [part[ids[:n]] for part, ids, n in zip(parts, batch.word_ids, batch.token_lengths, strict=True)]
-        return Inputs(batch, pad_sequence(parts, batch_first=True))
-
-
-def join_units(centroids: torch.Tensor, n_classes: int) -> torch.Tensor:
-    """Class of every unit, from its centroid (units, d): (units,) in 0 .. n_classes - 1. The same on every call."""
-    return nearest(centroids, kmeans(centroids, n_classes, 50, torch.Generator().manual_seed(0)))
-
-
-@torch.no_grad()
-def attended(decoder: Aggregator, store: FeatureStore, index: int, layers: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Mean encoder states of every word of an utterance under Whisper's last cross-attention: (W, H, D) by layer.
-
-    decoder: untrained, with Whisper's own values (`load_whisper_decoder(..., identity_values=False)`); keys are the
-    last encoder layer. As in the aggregator, the vectors of a word's tokens are averaged.
-    """
-    last, tokens, words = (store.tensor(index, name)[None] for name in ("last", "token_ids", "word_ids"))
-    words, length = words.long(), torch.tensor([tokens.shape[1]])
-    weights = decoder(tokens.long(), words, length, last, last, need_attention=True).cross_attention[0, -1]  # (H, N, T)
-    weights = pool_words(weights.transpose(0, 1).flatten(1)[None], words, length)[0].view(-1, *weights.shape[::2])
-    begins = words[0].diff(prepend=words.new_tensor([-1])) > 0
-    return {layer: weights[begins] @ store.tensor(index, layer) for layer in layers}
-
-
-def stored_layers(store: FeatureStore) -> list[str]:
-    """Those of LAYERS that the features hold."""
-    with safe_open(str(store.paths[0]), "pt") as file:
-        names = {name.split(".", 1)[1] for name in file.keys()}  # noqa: SIM118  it is no dictionary
-    return [layer for layer in LAYERS if layer in names]
-
-
-def write_words(path: Path, decoder: Aggregator, store: FeatureStore, seconds: float) -> None:
-    """Write what `attended` gives for all utterances up to a length, in half precision, as `<id>.<layer>`."""
-    found, layers = {}, stored_layers(store)
-    for i in tqdm([i for i, row in enumerate(store.rows) if row["seconds"] <= seconds], desc="words"):
-        states = attended(decoder, store, i, layers)
-        found |= {f"{store.rows[i]['id']}.{name}": x.half().contiguous() for name, x in states.items()}
-    save_file(found, str(path))
 
 
 class Sum(nn.Module):
@@ -310,17 +214,3 @@ class Conditioned(nn.Module):
             text_only=vectors is None,
             pointer=batch.pointer,
         )
-
-
-def real(inputs: Inputs) -> torch.Tensor:
-    """Which vectors are no padding: (B, N), for frames (B, T)."""
-    lengths = inputs.batch.token_lengths if inputs.batch.frame_lengths is None else inputs.batch.frame_lengths
-    return torch.arange(inputs.states.shape[1]) < lengths[:, None]
-
-
-def shuffled(vectors: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Every real vector (B, N, D) at the place of another one of the batch; none stays where it was."""
-    order = torch.randperm(int(mask.sum()), generator=generator)
-    taken = torch.empty_like(order)
-    taken[order] = order.roll(1)  # one cycle through all of them
-    return torch.zeros_like(vectors).masked_scatter(mask[..., None], vectors[mask][taken])

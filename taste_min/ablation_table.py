@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .ablation_run import COLUMNS, Setting
+from .ablation_run import Setting
+from .ablation_scores import COLUMNS
 from .bootstrap import hierarchical_interval, holm, minus, ratio, sign_flip_test
 from .errors import TasteError
 

@@ -8,32 +8,10 @@ import torch
 from fake_corpus import make_features
 from safetensors.torch import save_file
 
-from taste_min.ablation import (
-    CONDITIONS,
-    Condition,
-    Conditioned,
-    Corpus,
-    KeptStore,
-    Protocol,
-    attended,
-    join_units,
-    real,
-    shuffled,
-    stored_layers,
-)
-from taste_min.ablation_run import (
-    COLUMNS,
-    Phase,
-    Setting,
-    begins_word,
-    evaluate,
-    layer_statistics,
-    opened,
-    past_hidden,
-    run,
-    text_state,
-    train,
-)
+from taste_min.ablation import CONDITIONS, Condition, Conditioned, Protocol
+from taste_min.ablation_data import Corpus, KeptStore, attended, join_units, real, stored_layers
+from taste_min.ablation_run import Phase, Setting, layer_statistics, opened, run, text_state, train
+from taste_min.ablation_scores import COLUMNS, begins_word, evaluate, past_hidden, shuffled
 from taste_min.aggregator import Aggregator
 from taste_min.config import tiny
 from taste_min.data import FeatureStore
@@ -76,6 +54,10 @@ def setting(tmp_path_factory):
     return Setting(PROTOCOL, *corpora, SPELLED, layer_statistics(corpora[0]), folder / "work")
 
 
+def load(corpus, numbers, name):
+    return corpus.load(numbers, SMALL[name].source, SMALL[name].values)
+
+
 def test_a_limit_that_leaves_nothing_is_refused(setting):
     with pytest.raises(TasteError, match="no utterance is shorter"):
         Corpus(setting.train.store, 0.1, setting.work.parent / "words.safetensors", setting.train.classes)
@@ -83,14 +65,14 @@ def test_a_limit_that_leaves_nothing_is_refused(setting):
 
 def test_all_conditions_of_a_seed_see_the_same_batches_for_the_same_number_of_steps(setting):
     seen = {}
-    load = Corpus.load
+    original = Corpus.load
     for name in ("text_only", "encoder", "aggregator_last", "quantizer", "r8"):
         numbers = []
 
-        def spy(self, indices, condition, numbers=numbers):
+        def spy(self, indices, source, values, numbers=numbers):
             if self is setting.train:
                 numbers.append(tuple(indices))
-            return load(self, indices, condition)
+            return original(self, indices, source, values)
 
         Corpus.load = spy
         try:
@@ -98,7 +80,7 @@ def test_all_conditions_of_a_seed_see_the_same_batches_for_the_same_number_of_st
             numbers.clear()
             phase.advance(PROTOCOL.steps)
         finally:
-            Corpus.load = load
+            Corpus.load = original
         seen[name] = numbers
         assert phase.step == PROTOCOL.steps
     assert len(set(map(tuple, seen.values()))) == 1
@@ -110,7 +92,7 @@ def test_all_conditions_start_as_the_same_function(setting):
     inputs, losses = {}, []
     for name in ("text_only", "encoder", "aggregator", "quantizer"):
         model = opened(SMALL[name], setting, 0).model.eval()
-        inputs = setting.dev.load([0, 1, 2], SMALL[name])
+        inputs = load(setting.dev, [0, 1, 2], name)
         losses.append(float(model(inputs, model.vectors(inputs)[0]).loss.detach()))
     assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
 
@@ -147,7 +129,7 @@ def test_shuffling_moves_every_vector_and_loses_none():
 @pytest.mark.parametrize("name", ["encoder", "aggregator", "quantizer"])
 def test_the_decoder_listens_to_what_a_condition_gives_it(setting, name):
     model = train(SMALL[name], setting, 0).model.eval()
-    inputs = setting.test.load([0, 1, 2], SMALL[name])
+    inputs = load(setting.test, [0, 1, 2], name)
     vectors, _ = model.vectors(inputs)
     other = shuffled(vectors, real(inputs), torch.Generator().manual_seed(0))
     a, b = (model(inputs, v).logits.detach() for v in (vectors, other))
@@ -156,7 +138,7 @@ def test_the_decoder_listens_to_what_a_condition_gives_it(setting, name):
 
 def test_a_frame_is_heard_at_its_own_unit_and_not_before(setting):
     model = train(SMALL["encoder"], setting, 0).model.eval()
-    inputs = setting.test.load([0], SMALL["encoder"])
+    inputs = load(setting.test, [0], "encoder")
     a = model(inputs, inputs.states)
     changed = inputs.states.clone()
     changed[:, 7] += 3
@@ -168,7 +150,7 @@ def test_a_frame_is_heard_at_its_own_unit_and_not_before(setting):
 
 def test_hiding_the_past_hides_all_of_it_and_is_undone(setting):
     model = opened(SMALL["text_only"], setting, 0).model.eval()
-    inputs = setting.test.load([0], SMALL["text_only"])
+    inputs = load(setting.test, [0], "text_only")
     units = inputs.batch.units
     other = replace(inputs, batch=replace(inputs.batch, units=(units + 1) % 16))
     with torch.no_grad():
@@ -181,7 +163,7 @@ def test_hiding_the_past_hides_all_of_it_and_is_undone(setting):
 
 def test_the_first_units_of_a_word_begin_with_its_first_sound(setting):
     model = opened(SMALL["text_only"], setting, 0).model
-    inputs = setting.test.load([0], SMALL["text_only"])
+    inputs = load(setting.test, [0], "text_only")
     symbols = model.unit_decoder.reader.sounds(inputs.batch.token_ids, inputs.batch.token_lengths).symbols[0]
     first = begins_word(model, inputs, 2)[0]
     pointer = inputs.batch.pointer[0]
@@ -198,7 +180,7 @@ def test_scores_are_those_of_the_loss(setting):
     for i in (0, 3):
         row = dict(zip(COLUMNS, table["with_past"][i], strict=True))
         with torch.no_grad():
-            loss = model(setting.test.load([i], SMALL["text_only"]), None).loss
+            loss = model(load(setting.test, [i], "text_only"), None).loss
         assert row["n"] == setting.test.rows[i]["n_units"] + 1
         assert row["nats"] / row["n"] + row["step_nats"] / row["step_n"] == pytest.approx(float(loss), abs=1e-3)
         assert row["top1"] <= row["top5"] <= row["n"] and 0 < row["first_n"] < row["n"]

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from taste_min.ablation_run import COLUMNS
+from taste_min.ablation_scores import COLUMNS
 from taste_min.ablation_table import PRIMARY, compare, measure, read_runs, run_limits, tabulate
 from taste_min.bootstrap import minus, ratio
 from taste_min.claims import NOT_REPRODUCED, REPRODUCED, judge_claim

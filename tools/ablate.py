@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from taste_min.ablation import CONDITIONS, SWEEP, Corpus, KeptStore, Protocol, join_units, write_words
+from taste_min.ablation import CONDITIONS, SWEEP, Protocol
+from taste_min.ablation_data import Corpus, KeptStore, join_units, write_words
 from taste_min.ablation_run import Setting, layer_statistics, run
 from taste_min.ablation_table import PARTS, WITH_PAST, measure, read_runs, run_limits, tabulate, test_facts
 from taste_min.aggregator import Aggregator
