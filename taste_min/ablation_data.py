@@ -24,7 +24,7 @@ LAYERS = ("hidden_0", "hidden_1", "hidden_2", "hidden_3", "last")  # by depth; "
 
 @dataclass(frozen=True)
 class Inputs:
-    """batch: text and units. states: frames (B, T, D), or for words (B, N, H, D); None for text only."""
+    """batch: text and units. states: (B, T, D) frames, (B, N, D) words, (B, N, H, D) attended; None = text only."""
 
     batch: Batch
     states: torch.Tensor | None = None
@@ -67,7 +67,8 @@ class Corpus:
             parts = [self.store.tensor(i, values) for i in indices]  # (T, D)
             batch = replace(batch, frame_lengths=torch.tensor([len(part) for part in parts]))
             return Inputs(batch, pad_sequence(parts, batch_first=True))
-        parts = [self.words(f"{id}.{values}") for id in batch.ids]  # (W, H, D)
+        name = "words" if source == "words" else values
+        parts = [self.words(f"{id}.{name}") for id in batch.ids]  # (W, D) or (W, H, D)
         parts = [part[ids[:n]] for part, ids, n in zip(parts, batch.word_ids, batch.token_lengths, strict=True)]
         return Inputs(batch, pad_sequence(parts, batch_first=True))
 
@@ -99,11 +100,26 @@ def stored_layers(store: FeatureStore) -> list[str]:
     return [layer for layer in LAYERS if layer in names]
 
 
-def write_words(path: Path, decoder: Aggregator, store: FeatureStore, seconds: float) -> None:
-    """Write what `attended` gives for all utterances up to a length, in half precision, as `<id>.<layer>`."""
+@torch.no_grad()
+def word_vectors(aggregator: Aggregator, store: FeatureStore, index: int, values: str) -> torch.Tensor:
+    """What an aggregator makes of every word of an utterance: (W, D)."""
+    last, layer, tokens, words = (store.tensor(index, name)[None] for name in ("last", values, "token_ids", "word_ids"))
+    words = words.long()
+    pooled = aggregator(tokens.long(), words, torch.tensor([tokens.shape[1]]), last, layer).pooled[0]  # (N, D)
+    return pooled[words[0].diff(prepend=words.new_tensor([-1])) > 0]
+
+
+def write_words(
+    path: Path, whisper: Aggregator, aggregator: Aggregator, values: str, store: FeatureStore, seconds: float
+) -> None:
+    """Write what all conditions hear of the words of all utterances up to a length, in half precision.
+
+    `<id>.<layer>` is what `attended` gives with the untrained decoder `whisper`, `<id>.words` are the `word_vectors` of
+    the trained aggregator.
+    """
     found, layers = {}, stored_layers(store)
     for i in tqdm([i for i, row in enumerate(store.rows) if row["seconds"] <= seconds], desc="words"):
-        states = attended(decoder, store, i, layers)
+        states = attended(whisper, store, i, layers) | {"words": word_vectors(aggregator, store, i, values)}
         found |= {f"{store.rows[i]['id']}.{name}": x.half().contiguous() for name, x in states.items()}
     save_file(found, str(path))
 

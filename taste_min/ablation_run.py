@@ -53,7 +53,7 @@ def build(condition: Condition, setting: Setting, seed: int) -> Conditioned:
     """First weights. Those of the unit decoder are the same in all conditions of a seed."""
     torch.manual_seed(seed_of(seed, 0))
     model = Conditioned(condition, setting.protocol, setting.tokenizer)
-    if condition.source != "none":
+    if condition.source in ("frames", "attended"):
         for buffer, value in zip((model.mean, model.scale), setting.statistics[condition.values], strict=True):
             buffer.copy_(value)
     return model
@@ -154,7 +154,7 @@ def opened(condition: Condition, setting: Setting, seed: int) -> Phase:
     weights = {k: v for k, v in text_state(setting, seed)["model"].items() if k.startswith("unit_decoder.")}
     model.load_state_dict(weights, strict=False)
     phase = Phase(model, setting, seed, 1, setting.protocol.steps)
-    if condition.source == "words":
+    if condition.source in ("words", "attended"):
         rows = collect(model, phase.batches(setting.protocol.prepare_batches))
         model.centre.copy_(rows.mean(dim=0))
         model.spread.copy_(rows.std(dim=0).clamp(min=1e-5))
@@ -172,15 +172,15 @@ def train(condition: Condition, setting: Setting, seed: int) -> Phase:
     """The second phase from beginning to end. Until the quantizer is switched on, a quantized run is that without."""
     protocol = setting.protocol
     phase = opened(condition, setting, seed)
-    if condition.source == "words":
-        plain = Condition(values=condition.values)
+    if condition.source in ("words", "attended"):
+        plain = Condition(condition.source, condition.values)
 
         def make():
             without = opened(plain, setting, seed)
             without.advance(protocol.quantizer_step)
             return without.state()
 
-        phase.restore(_kept(setting.work / f"{plain.values}-{seed}.pt", make))
+        phase.restore(_kept(setting.work / f"{plain.source}-{plain.values}-{seed}.pt", make))
     if condition.n_codebooks:
         torch.manual_seed(seed_of(seed, 4))
         rows = collect(phase.model, phase.batches(protocol.prepare_batches))

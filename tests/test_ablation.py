@@ -9,7 +9,7 @@ from fake_corpus import make_features
 from safetensors.torch import save_file
 
 from taste_min.ablation import CONDITIONS, Condition, Conditioned, Protocol
-from taste_min.ablation_data import Corpus, KeptStore, attended, join_units, real, stored_layers
+from taste_min.ablation_data import Corpus, KeptStore, attended, join_units, real, stored_layers, word_vectors
 from taste_min.ablation_run import Phase, Setting, layer_statistics, opened, run, text_state, train
 from taste_min.ablation_scores import COLUMNS, begins_word, evaluate, past_hidden, shuffled
 from taste_min.aggregator import Aggregator
@@ -30,10 +30,7 @@ PROTOCOL = Protocol(
     eval_every=2,
     prepare_batches=3,
 )
-SMALL = {
-    name: replace(c, codebook_size=8, **({"values": "last"} if name.endswith("last") else {}))
-    for name, c in CONDITIONS.items()
-}
+SMALL = {name: replace(condition, codebook_size=8) for name, condition in CONDITIONS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +42,7 @@ def setting(tmp_path_factory):
     for row in store.rows:
         for layer in ("hidden_2", "last"):
             words[f"{row['id']}.{layer}"] = torch.randn((row["n_tokens"] + 1) // 2, 4, 32, generator=g)
+        words[f"{row['id']}.words"] = torch.randn((row["n_tokens"] + 1) // 2, 32, generator=g)
     save_file(words, folder / "words.safetensors")
     classes = torch.arange(64) % 16
     splits = (
@@ -66,7 +64,7 @@ def test_a_limit_that_leaves_nothing_is_refused(setting):
 def test_all_conditions_of_a_seed_see_the_same_batches_for_the_same_number_of_steps(setting):
     seen = {}
     original = Corpus.load
-    for name in ("text_only", "encoder", "aggregator_last", "quantizer", "r8"):
+    for name in ("text_only", "encoder", "attended_last", "aggregator", "quantizer", "r8"):
         numbers = []
 
         def spy(self, indices, source, values, numbers=numbers):
@@ -90,11 +88,11 @@ def test_all_conditions_of_a_seed_see_the_same_batches_for_the_same_number_of_st
 
 def test_all_conditions_start_as_the_same_function(setting):
     inputs, losses = {}, []
-    for name in ("text_only", "encoder", "aggregator", "quantizer"):
+    for name in ("text_only", "encoder", "aggregator", "attended", "quantizer"):
         model = opened(SMALL[name], setting, 0).model.eval()
         inputs = load(setting.dev, [0, 1, 2], name)
         losses.append(float(model(inputs, model.vectors(inputs)[0]).loss.detach()))
-    assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
+    assert losses == pytest.approx([losses[0]] * 5, rel=1e-5)
 
 
 def test_first_weights_are_those_of_the_seed_and_not_of_the_condition(setting):
@@ -126,7 +124,7 @@ def test_shuffling_moves_every_vector_and_loses_none():
         assert (moved[~mask] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["encoder", "aggregator", "quantizer"])
+@pytest.mark.parametrize("name", ["encoder", "aggregator", "attended", "quantizer"])
 def test_the_decoder_listens_to_what_a_condition_gives_it(setting, name):
     model = train(SMALL[name], setting, 0).model.eval()
     inputs = load(setting.test, [0, 1, 2], name)
@@ -208,6 +206,10 @@ def test_what_a_word_attends_to_is_the_mean_of_its_tokens(setting):
     for word in range(int(words.max()) + 1):
         mean = maps[0, -1][:, words[0] == word].mean(dim=1)  # (H, T)
         assert torch.allclose(found["hidden_2"][word], mean @ store.tensor(0, "hidden_2"), atol=1e-5)
+    vectors = word_vectors(decoder, store, 0, "hidden_2")
+    with torch.no_grad():
+        pooled = decoder(tokens.long(), words.long(), length, last, store.tensor(0, "hidden_2")[None]).pooled[0]
+    assert all(torch.equal(vectors[word], pooled[words[0] == word][0]) for word in range(len(vectors)))
     assert stored_layers(store) == ["hidden_2", "last"]
 
 
@@ -220,7 +222,7 @@ def test_joined_units_are_neighbours():
 
 
 def test_the_values_of_a_head_reach_only_its_part():
-    model = Conditioned(Condition(), PROTOCOL, SPELLED)
+    model = Conditioned(Condition("attended"), PROTOCOL, SPELLED)
     states = torch.randn(1, 3, 4, 32)
     changed = states.clone()
     changed[:, :, 1] += 1

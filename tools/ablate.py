@@ -29,17 +29,18 @@ from taste_min.errors import TasteError
 from taste_min.evaluate_command import write_json
 from taste_min.repro import ROOT, commit
 from taste_min.text import load_tokenizer
-from taste_min.tokenizer import CHECKPOINTS
+from taste_min.tokenizer import CHECKPOINTS, Taste
 from taste_min.units import MiniUnits
 
 OUT = ROOT / "results" / "full"
+WORDS = "words.safetensors"
 SPLITS = ("train", "dev", "test")
 
 
 def make_setting(features: str, work: Path, protocol: Protocol) -> Setting:
-    words = work / "words.safetensors"
+    words = work / WORDS
     if not words.is_file():
-        raise TasteError(f"there is no {words.name} in {work}; run `python tools/ablate.py words` first.")
+        raise TasteError(f"there is no {WORDS} in {work}; run `python tools/ablate.py words` first.")
     units = MiniUnits.load(CHECKPOINTS / "mini" / "units.safetensors")
     classes = join_units(units.centroids, protocol.decoder.n_units)
     train, dev, test = (Corpus(KeptStore(features, split), protocol.seconds, words, classes) for split in SPLITS)
@@ -48,11 +49,13 @@ def make_setting(features: str, work: Path, protocol: Protocol) -> Setting:
 
 
 def words(args, protocol: Protocol) -> None:
-    whisper = load_whisper(fetch("whisper-tiny-en")).model.decoder
-    decoder = Aggregator(mini().aggregator).load_whisper_decoder(whisper, identity_values=False).eval()
-    store = FeatureStore(args.features, SPLITS)
+    decoder = load_whisper(fetch("whisper-tiny-en")).model.decoder
+    whisper = Aggregator(mini().aggregator).load_whisper_decoder(decoder, identity_values=False).eval()
+    taste = Taste.from_pretrained("mini")
+    values = f"hidden_{taste.config.encoder.shallow_layer}"
     args.work.mkdir(parents=True, exist_ok=True)
-    write_words(args.work / "words.safetensors", decoder, store, protocol.seconds)
+    store = FeatureStore(args.features, SPLITS)
+    write_words(args.work / WORDS, whisper, taste.aggregator, values, store, protocol.seconds)
 
 
 def runs(args, protocol: Protocol) -> None:
