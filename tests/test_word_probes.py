@@ -16,7 +16,7 @@ from taste_min.word_probes import Words, classify, explained, probe_all, read_wo
 
 
 def made_up(n_sentences, seed, noise=0.3):
-    """z: how long and high a word is, and who says it; codes: the same with noise; text: which word, each its length."""
+    """z: how long and high a word is, and who says it; codes: the same with noise; text: which word, each its own."""
     rng = np.random.default_rng(seed)
     n = n_sentences * 8
     word = rng.integers(6, size=n)

@@ -8,6 +8,7 @@ FOLDER is made by `taste-min train features`. taste_min/word_probes.py says what
 import argparse
 import time
 from collections import Counter
+from pathlib import Path
 
 from taste_min.data import FeatureStore
 from taste_min.evaluate_command import write_json
@@ -19,6 +20,7 @@ from taste_min.word_probes import probe_all, read_words
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", required=True)
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "full" / "probes.json")
     parser.add_argument("--weights", default="mini", help="a name or a folder of exported parts (default: mini)")
     args = parser.parse_args(arguments)
     started, code, taste = time.monotonic(), commit(), Taste.from_pretrained(args.weights)
@@ -32,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         "device": "cpu",
         "seconds": round(time.monotonic() - started, 1),
     }
-    write_json(ROOT / "results" / "full" / "probes.json", probe_all(train, dev, test) | {"facts": facts})
+    write_json(args.out, probe_all(train, dev, test) | {"facts": facts})
 
 
 if __name__ == "__main__":
