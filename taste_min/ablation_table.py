@@ -33,12 +33,7 @@ PARTS = {
 }
 Side = tuple[str, str]  # condition, table
 
-STEPS: dict[str, Side] = {
-    "encoder": ("encoder", WITH_PAST),
-    "aggregator": ("aggregator", WITH_PAST),
-    "quantizer": ("quantizer", WITH_PAST),
-    "text_only": ("text_only", WITH_PAST),
-}
+STEPS: dict[str, Side] = {name: (name, WITH_PAST) for name in ("encoder", "aggregator", "quantizer", "text_only")}
 # name of a difference without its measure -> its sides; losses are taken the other way round, so that > 0 is claimed
 PAIRS: dict[str, tuple[Side, Side]] = {
     "encoder_minus_aggregator": (STEPS["encoder"], STEPS["aggregator"]),
@@ -53,12 +48,7 @@ PAIRS: dict[str, tuple[Side, Side]] = {
     "r8_minus_r4": (("r8", WITH_PAST), ("quantizer", WITH_PAST)),
     "k512_minus_k128": (("quantizer", WITH_PAST), ("k128", WITH_PAST)),
 }
-RATES: dict[str, Side] = {
-    "r1": ("r1", WITH_PAST),
-    "r2": ("r2", WITH_PAST),
-    "r4": ("quantizer", WITH_PAST),
-    "r8": ("r8", WITH_PAST),
-}
+RATES: dict[str, Side] = {name: (name, WITH_PAST) for name in ("r1", "r2", "quantizer", "r8")}
 PRIMARY = (
     "encoder_minus_aggregator_top5",
     "aggregator_minus_quantizer_top5",
