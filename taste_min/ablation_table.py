@@ -68,7 +68,7 @@ def measure(name: str, table: Sequence[Sequence[float]]) -> float:
     return above / below
 
 
-def test_facts(setting: Setting) -> dict:
+def shared_facts(setting: Setting) -> dict:
     """What every record of one experiment has in common."""
     rows = setting.test.rows
     return {

@@ -19,7 +19,7 @@ import torch
 from taste_min.ablation import CONDITIONS, SWEEP, Protocol
 from taste_min.ablation_data import Corpus, KeptStore, join_units, write_words
 from taste_min.ablation_run import Setting, layer_statistics, run
-from taste_min.ablation_table import PARTS, WITH_PAST, measure, read_runs, run_limits, tabulate, test_facts
+from taste_min.ablation_table import PARTS, WITH_PAST, measure, read_runs, run_limits, tabulate, shared_facts
 from taste_min.aggregator import Aggregator
 from taste_min.assets import fetch
 from taste_min.config import mini
@@ -61,7 +61,7 @@ def words(args, protocol: Protocol) -> None:
 def runs(args, protocol: Protocol) -> None:
     setting = make_setting(args.features, args.work, protocol)
     # the commit of the code that runs, whatever is committed meanwhile
-    facts = test_facts(setting) | {
+    facts = shared_facts(setting) | {
         "commit": commit(),
         "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
     }
