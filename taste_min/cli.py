@@ -87,7 +87,7 @@ def parity(args) -> int:
 
 
 def bench(args) -> int:
-    """Time every step of encoding and decoding on a few seconds of sample speech."""
+    """Time every stage, its distance from what the machine could do, and the decoder beside the original's way."""
     from . import bench
 
     return bench.command(args)
@@ -163,9 +163,11 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(run=parity)
 
     p = sub.add_parser("bench", help=bench.__doc__)
-    p.add_argument("--seconds", type=float, default=5.0, help="length of the speech, 1 to 30 (default: 5)")
-    p.add_argument("--runs", type=int, default=3, help="report the median of so many runs (default: 3)")
-    p.add_argument("--preset", default="mini", help="which model: mini, or a folder of exported parts (default: mini)")
+    p.add_argument("--preset", default="mini", help="mini, paper or tiny (random weights), or a folder (default: mini)")
+    p.add_argument("--seconds", type=float, default=3.0, help="length of the speech, 0.5 to 30 (default: 3)")
+    p.add_argument("--runs", type=int, default=3, help="the fastest of so many runs counts (default: 3)")
+    groups = ("encoding", "decoding", "joint", "training")  # see bench_stages.py
+    p.add_argument("--stages", nargs="+", choices=groups, help="only these (default: all)")
     p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(run=bench)
     return parser

@@ -105,6 +105,7 @@ class FlowConfig:
     condition_dropout: float = 0.2  # share of training samples that see no condition
     guidance: float = 0.7  # strength of classifier-free guidance
     n_timesteps: int = 10  # Euler steps
+    second_order: bool = False  # steps of the second order, of which fewer do; see fast.py
     temperature: float = 1.0  # of the noise that sampling starts from; training always has all of it
     unit_rate: int = 50  # Hz
     sample_rate: int = 22050  # Hz

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 def relative_positions(first: int, last: int, d_model: int, device: torch.device | None = None) -> torch.Tensor:
@@ -36,17 +37,23 @@ def shift_distances(scores: torch.Tensor, n_keys: int) -> torch.Tensor:
 
 @dataclass
 class AttentionCache:
-    """Keys and values (B, H, S, D/H) of one layer, and its projected position table (H, n, D/H), n >= S."""
+    """Keys and values of one layer, stacked (2, B, H, room, D/H) with the first `size` in use, and its projected
+    position table (H, n, D/H), n >= size. Both double when they are full, so that a step hardly copies anything."""
 
-    keys: torch.Tensor | None = None
-    values: torch.Tensor | None = None
+    stored: torch.Tensor | None = None
+    size: int = 0
     positions: torch.Tensor | None = None
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the newest positions; return all of them."""
-        self.keys = keys if self.keys is None else torch.cat((self.keys, keys), dim=2)
-        self.values = values if self.values is None else torch.cat((self.values, values), dim=2)
-        return self.keys, self.values
+        """Add the newest positions; return all S of them, (B, H, S, D/H) each."""
+        before, self.size = self.size, self.size + keys.shape[2]
+        if self.stored is None or self.stored.shape[3] < self.size:
+            grown = keys.new_empty(2, *keys.shape[:2], 2 * self.size, keys.shape[3])
+            if before:
+                grown[:, :, :, :before] = self.stored[:, :, :, :before]
+            self.stored = grown
+        self.stored[0, :, :, before : self.size], self.stored[1, :, :, before : self.size] = keys, values
+        return self.stored[0, :, :, : self.size], self.stored[1, :, :, : self.size]
 
 
 class RelativeAttention(nn.Module):
@@ -98,9 +105,9 @@ class RelativeAttention(nn.Module):
 
     def cached_positions(self, cache: AttentionCache) -> torch.Tensor:
         """Projected distances S - 1 .. 0. The table doubles when it is used up, so that steps rarely compute any."""
-        n_keys = cache.keys.shape[2]
+        n_keys = cache.size
         if cache.positions is None or cache.positions.shape[1] < n_keys:
-            cache.positions = self.project(relative_positions(2 * n_keys - 1, 0, self.d_model, cache.keys.device))
+            cache.positions = self.project(relative_positions(2 * n_keys - 1, 0, self.d_model, cache.stored.device))
         return cache.positions[:, -n_keys:]
 
 
@@ -166,6 +173,7 @@ class RelativeTransformer(nn.Module):
     ):
         super().__init__()
         self.d_model, self.causal = d_model, causal
+        self.checkpointing = False  # in training, compute every layer twice instead of keeping its activations
         self.embed = InputLayer(d_in, d_model, dropout, relu)
         activation = nn.ReLU() if relu else nn.SiLU()
         self.encoders = nn.ModuleList(
@@ -190,7 +198,10 @@ class RelativeTransformer(nn.Module):
             table = self.position_dropout(relative_positions(n_keys - 1, last, self.d_model, x.device))  # (n, D)
         x = self.position_dropout(self.embed(x))  # (B, T, D)
         for layer, cache in zip(self.encoders, caches or [None] * len(self.encoders), strict=True):
-            x = layer(x, table, mask, cache)
+            if self.checkpointing and self.training:
+                x = checkpoint(layer, x, table, mask, use_reentrant=False)
+            else:
+                x = layer(x, table, mask, cache)
         return self.after_norm(x)
 
     def new_caches(self) -> list[AttentionCache]:

@@ -115,13 +115,10 @@ def sample_units(
     if sampling.greedy:
         return best[:, 0]
     scores = logits.float() / sampling.temperature
-    order = scores.argsort(dim=-1, descending=True)
-    probs = scores.gather(1, order).softmax(dim=-1)
-    probs[:, sampling.top_k :] = 0
-    probs = probs / probs.sum(dim=-1, keepdim=True)
-    before = probs.cumsum(dim=-1) - probs  # (B, V) probability of everything better
-    probs = probs * (before < sampling.top_p)
-    kept = torch.zeros_like(scores).scatter(1, order, probs)  # (B, V) back in class order
+    scores, order = scores.topk(min(sampling.top_k, scores.shape[1]), dim=-1)  # (B, k)
+    probs = scores.softmax(dim=-1)
+    before = probs.cumsum(dim=-1) - probs  # (B, k) probability of everything better
+    kept = torch.zeros_like(allowed).scatter(1, order, probs * (before < sampling.top_p))  # (B, V) in class order
     kept[ban_end, -1] = 0
     # dev: unit-end-redraw  the original loops for ever here; we take the best unit
     nothing_left = kept.sum(dim=-1) == 0  # only the banned end was in the set
