@@ -93,9 +93,20 @@ def bench(args) -> int:
     return bench.command(args)
 
 
+def doctor(args) -> int:
+    """Say what this machine can run: Python, torch, GPU, network, and the profile that fits."""
+    from . import doctor
+
+    return doctor.command(args)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="taste-min", description="Text-aligned speech tokens (TASTE), in the open.")
     sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    p = sub.add_parser("doctor", help=doctor.__doc__)
+    p.add_argument("--json", action="store_true", help="print JSON")
+    p.set_defaults(run=doctor)
 
     p = sub.add_parser("fetch", help=fetch.__doc__)
     p.add_argument("names", nargs="*", metavar="ASSET", help="default: what the mini preset needs")

@@ -5,6 +5,7 @@ Our modules are built at the paper's sizes without memory, their tensors are nam
 both directions have to agree: what loading hands to a module, and what an export writes.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,25 @@ def account(keys_tsv: str | Path) -> Accounting:
         [name for name in exported if name not in same] + sorted(lost),
         sum(theirs[name].numel() for name in matched),
     )
+
+
+# What `fingerprint` gives for the two lists, of the released model and of its voice generator.
+FINGERPRINTS = {"taste": "7b018753ace62fcb", "voice_generator": "e758961c7631dfec"}
+PARTS = {
+    "taste": ("encoder", "aggregator", "quantizer", "unit_decoder", "taslm"),
+    "voice_generator": ("flow", "vocoder"),
+}
+
+
+def full_size(name: str) -> Tensors:
+    """Every tensor of one released file, "taste" or "voice_generator", as our modules would export it; no memory."""
+    return to_original({part: _paper(part) for part in PARTS[name]})
+
+
+def fingerprint(tensors: Tensors) -> str:
+    """Sixteen hexadecimal digits that stand for all names, shapes and types."""
+    lines = sorted(f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _paper(part: str) -> Tensors:

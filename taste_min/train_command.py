@@ -91,6 +91,7 @@ def train_stage(args) -> dict | None:
     from .objectives_taslm import LanguageObjective
     from .stages import STAGES
     from .train import CHECKPOINT, Run, build_objective, run_stage
+    from .transformer import RelativeTransformer
 
     stage = STAGES[args.stage]
     config = stage.settings[args.preset]
@@ -105,6 +106,9 @@ def train_stage(args) -> dict | None:
     train, dev = FeatureStore(data, "train"), FeatureStore(data, "dev")
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     objective = build_objective(stage, args.preset, args.seed, _starts(args, stage.after))
+    for module in objective.modules():
+        if isinstance(module, RelativeTransformer):
+            module.checkpointing = args.checkpointing
     run = Run(stage, args.preset, config, args.seed, folder, train, dev, accelerator, objective)
     dev_numbers = run_stage(run, args.resume)
     if not accelerator.is_main_process:
@@ -159,6 +163,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--steps", type=int, help="updates (default: the stage's)")
     parser.add_argument("--lr", type=float, help="peak learning rate (default: the stage's)")
     parser.add_argument("--micro-batches", type=int, help="micro-batches per update, shared out over the processes")
+    parser.add_argument(
+        "--checkpointing", action="store_true", help="compute activations twice instead of keeping them: less memory"
+    )
     parser.add_argument("--eval-every", type=int, help="updates between two evaluations on the dev split")
     parser.add_argument("--layers", type=int, nargs="+", help="features: encoder layers to keep (default: the tap)")
     parser.add_argument(

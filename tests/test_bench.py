@@ -1,75 +1,104 @@
-"""Timing: every step is seen, the parts add up to the whole, and the model is as before."""
+"""Timing: every stage has a floor, the fastest run counts, and what stands for the original computes the same."""
 
 import json
-import time
 
 import pytest
 import torch
-from fake_taste import speech, tiny_taste
 
-from taste_min import cli
-from taste_min.bench import REST, STEPS, measure, sample_speech, stopwatch
+from taste_min import bench, bench_original, cli
+from taste_min.bench_original import compare, fastest, write_units
+from taste_min.bench_stages import GROUPS, Sizes, Work, maker, stages
+from taste_min.config import tiny
 from taste_min.errors import TasteError
-from taste_min.speaker import GE2E
-from taste_min.tokenizer import Taste
+from taste_min.unit_decoder import Sampling, UnitDecoder
+
+CPU = torch.device("cpu")
+CEILING = {"flops": 1e9, "bytes_per_second": 1e9}
 
 
-@pytest.fixture
-def taste():
-    return tiny_taste()
-
-
-def test_steps_are_timed_and_add_up(taste):
-    result = measure(taste, speech(), runs=1)
-    assert [step.name for step in result.steps] == [*STEPS, REST]
-    assert all(step.seconds > 0 for step in result.steps)
-    assert sum(step.share for step in result.steps) == pytest.approx(1)
-    assert sum(step.seconds for step in result.steps) == pytest.approx(result.total)
-    assert result.total == result.encode + result.decode
-    assert result.speech_seconds == 1.0 and result.real_time_factor == pytest.approx(result.total)
-
-
-def test_a_slow_step_is_found(taste, monkeypatch):
-    def slow(self, *wavs):
-        time.sleep(0.3)
-        return torch.ones(256)
-
-    monkeypatch.setattr(GE2E, "speaker_embedding", slow)
-    with stopwatch(taste) as seconds:
-        taste.encode(speech())
-    assert seconds["speaker"] >= 0.3
-    assert 0 < seconds["quantizer"] < 0.3 and seconds["vocoder"] == 0
-
-
-def test_the_stopwatch_leaves_the_model_as_it_was(taste):
-    before = {part: dict(vars(getattr(taste, part))) for part, _ in STEPS.values()}
-    with pytest.raises(ZeroDivisionError), stopwatch(taste):
-        raise ZeroDivisionError
-    assert before == {part: dict(vars(getattr(taste, part))) for part, _ in STEPS.values()}
-
-
-def test_missing_parts_are_named(taste):
-    taste.flow = None
-    with pytest.raises(TasteError, match="has no flow"):
-        measure(taste, speech())
-
-
-def test_sample_speech_has_the_length_asked_for():
-    wav = sample_speech(2.5)
-    assert wav.shape == (40_000,)
-    assert wav.abs().max() > 0.05
-    with pytest.raises(TasteError, match="choose fewer --seconds"):
-        sample_speech(10_000)
-
-
-def test_the_command_prints_a_table_and_json(monkeypatch, capsys):
-    monkeypatch.setattr(Taste, "from_pretrained", lambda name: tiny_taste())
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert cli.main(["bench", "--seconds", "1", "--runs", "1"]) == 0
+
+
+def test_the_fastest_run_counts_and_the_runs_take_turns(monkeypatch):
+    now, order = iter([(0, 0), (5, 5), (5, 5), (6, 6), (6, 6), (8, 9), (8, 9), (12, 12)]), []
+    monkeypatch.setattr(bench_original, "clock", lambda device: next(now))
+    best = fastest({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, CPU)
+    assert order == ["a", "b", "a", "b"] and best == {"a": (2, 3), "b": (1, 1)}
+
+
+def test_a_floor_is_arithmetic_or_memory():
+    x = torch.randn(100, 100)
+    row = bench.measure(Work("product", lambda: x @ x, tokens=100), 2.0, 1, CPU, CEILING)
+    assert row.floor_seconds == pytest.approx(2 * 100**3 / 1e9) and row.limit == "arithmetic"
+    assert row.distance == row.seconds / row.floor_seconds and row.real_time_factor == row.seconds / 2
+    row = bench.measure(Work("product", lambda: x @ x, 100, read=10**8, spoken=False), 2.0, 1, CPU, CEILING)
+    assert row.floor_seconds == pytest.approx(0.1) and row.limit == "memory" and row.real_time_factor is None
+
+
+def test_every_group_has_its_stages_and_generation_has_two_lengths():
+    names = [work.name for work in stages("tiny", 0.5, CPU, list(GROUPS))]
+    assert {"log-mel", "encoder", "aggregator", "quantizer", "unit decoder", "flow", "vocoder"} <= set(names)
+    assert sum(name.startswith("taslm generation") for name in names) == 2
+    assert sum(name.startswith("train") for name in names) == 4
+    assert [work.name for work in stages("tiny", 0.5, CPU, ["decoding"])] == ["unit decoder", "flow", "vocoder"]
+
+
+def test_the_generation_of_a_stage_has_the_length_that_its_name_says():
+    for work in stages("tiny", 0.5, CPU, ["joint"]):
+        if "generation" in work.name:
+            assert len(work.run()[0].token_ids) == work.tokens
+
+
+def test_what_stands_for_the_original_writes_the_same_units(monkeypatch):
+    torch.manual_seed(0)
+    decoder, sizes = UnitDecoder(tiny().unit_decoder).eval(), Sizes(tiny(), 1.0, CPU)
+    torch.nn.init.constant_(decoder.llm_decoder.bias[-1:], -1e4)  # it never ends by itself
+    ids, _, lengths = sizes.text()
+    speaker, taste = torch.randn(1, 12), torch.randn(1, sizes.tokens, 32)
+    sampling = Sampling(greedy=True, min_units=30, max_units=30)
+    ours = decoder.generate(ids, lengths, speaker, taste, sampling=sampling).units[0]
+    monkeypatch.setattr(bench_original, "TOP_K", 1)  # one class to draw from: the best
+    prompt = decoder.prompts(ids, lengths, speaker, taste).rows[0][None]
+    assert torch.equal(write_units(decoder, prompt, 30), ours)
+    assert len(set(ours.tolist())) > 5
+
+
+def test_what_is_called_the_same_is_the_same():
+    rows = {(row.stage, row.variant): row for row in compare("tiny", 0.5, 1, CPU)}
+    assert rows["flow", "float32"].difference < 1e-4 and rows["vocoder", "float32"].difference < 1e-4
+    assert 1e-4 < rows["flow", "int8"].difference < 0.2  # another arithmetic, and it shows
+    whole = rows["whole decoder", "float32"]
+    assert whole.seconds == pytest.approx(
+        sum(rows[stage, "float32"].seconds for stage in ("unit decoder", "flow", "vocoder"))
+    )
+
+
+def test_random_weights_only_where_a_preset_has_none(monkeypatch):
+    asked = []
+    monkeypatch.setattr("taste_min.bench_stages.Taste.from_pretrained", lambda name: asked.append(name) or FakeTaste())
+    maker("tiny"), maker("mini")
+    assert asked == ["mini"]
+
+
+class FakeTaste:
+    config = tiny()
+
+    def part(self, name):
+        raise AssertionError
+
+
+def test_the_command_prints_a_table_and_json(capsys):
+    command = ["bench", "--preset", "tiny", "--seconds", "0.5", "--runs", "1", "--stages", "decoding"]
+    assert cli.main(command) == 0
     table = capsys.readouterr().out
-    assert all(step in table for step in STEPS) and "x real time" in table
-    assert cli.main(["bench", "--seconds", "1", "--runs", "1", "--json"]) == 0
+    assert "unit decoder" in table and "times as fast" in table
+    assert cli.main([*command, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["speech_seconds"] == 1.0 and len(report["steps"]) == len(STEPS) + 1
+    assert [row["stage"] for row in report["stages"]] == ["unit decoder", "flow", "vocoder"]
+    assert "original" in report["reference"] and report["against_the_original"] and report["load"]
     assert cli.main(["bench", "--seconds", "0"]) == 2
-    assert "1..30" in capsys.readouterr().err
+    assert "0.5..30" in capsys.readouterr().err
+    with pytest.raises(TasteError):
+        bench.command(type("Args", (), {"seconds": 1.0, "runs": 0}))

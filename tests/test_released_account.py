@@ -10,7 +10,7 @@ import torch
 from taste_min import config, parity
 from taste_min.errors import TasteError
 from taste_min.golden import load_golden
-from taste_min.released_account import account
+from taste_min.released_account import FINGERPRINTS, account, fingerprint, full_size
 from taste_min.released_config import ROPE, taslm_config, taste_config
 from taste_min.released_keys import UNREAD, read_keys, to_original, to_ours
 
@@ -104,3 +104,13 @@ def test_the_parity_command_reports_the_account(parity_dir, tmp_path, capsys):
     assert "1412 tensors with 125,335,343 numbers match" in capsys.readouterr().out
     assert parity.command(Namespace(folder=str(tmp_path), json=True)) == 0
     assert json.loads(capsys.readouterr().out)["released"][0]["matched"] == 1412
+
+
+@pytest.mark.parametrize("name", sorted(FINGERPRINTS))
+def test_without_the_lists_a_fingerprint_stands_for_them(parity_dir, name):
+    tensors = read_keys(parity_dir / f"released_{name}_keys.tsv")
+    assert fingerprint(tensors) == FINGERPRINTS[name] == fingerprint(full_size(name))
+    first, *rest = tensors
+    assert fingerprint({key: tensors[key] for key in rest}) != FINGERPRINTS[name]
+    assert fingerprint(tensors | {first: tensors[first].double()}) != FINGERPRINTS[name]
+    assert fingerprint(tensors | {first: tensors[first].flatten()[:1]}) != FINGERPRINTS[name]

@@ -131,3 +131,16 @@ def test_runs_under_bfloat16_autocast():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             half = model(x, all_valid(6, 2))
     assert (half - full).abs().max() < 0.1
+
+
+def test_checkpointing_changes_memory_and_no_number():
+    torch.manual_seed(0)
+    model = RelativeTransformer(6, 16, n_heads=2, d_ff=24, n_layers=3, causal=True, dropout=0.1).train()
+    x, gradients = torch.randn(2, 7, 6), []
+    for model.checkpointing in (False, True):
+        torch.manual_seed(1)  # the same dropout
+        model.zero_grad()
+        model(x, all_valid(7, 2)).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-5)
