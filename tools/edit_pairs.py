@@ -1,6 +1,6 @@
 """Text-aligned editing, measured: words of a held-out sentence take the codes of another rendering (section 4.4).
 
-    python tools/edit_pairs.py CORPUS [--pairs 40]
+    python tools/edit_pairs.py CORPUS [--pairs 50]
 
 Two kinds of pairs, both of one voice saying one text. Emphasis: an even rendering hosts words of one in which every
 word has its own rate and pitch. Tempo: a slow and a fast rendering, as in the authors' demo. The claim is judged on
@@ -121,7 +121,7 @@ def measure_pair(taste: Taste, kind: str, host_row: Utterance, donor_row: Uttera
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, help="folder with manifest.tsv")
-    parser.add_argument("--pairs", type=int, default=40, help="how many (default: 40)")
+    parser.add_argument("--pairs", type=int, default=50, help="how many (default: 50)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     started, taste = time.monotonic(), Taste.from_pretrained("mini")
