@@ -1,6 +1,7 @@
 """The pages in a real browser without a network: `make test-browser`. Needs Chromium, and fails without one."""
 
 import contextlib
+import time
 
 import book_files
 import pytest
@@ -154,7 +155,12 @@ def test_page(page, device, browser):
     found = []
     for scheme in ("light", "dark"):
         browser.scheme(scheme)
-        assert browser.evaluate("document.documentElement.dataset.theme") == scheme
+        theme = "document.documentElement.dataset.theme"
+        for _ in range(50):  # the page follows a little later
+            if browser.evaluate(theme) == scheme:
+                break
+            time.sleep(0.1)
+        assert browser.evaluate(theme) == scheme
         found += [f"{scheme}: {text}" for text in browser.evaluate(PROBE)]
     unready = "[...document.querySelectorAll('.taste-widget')].filter((w) => !('ready' in w.dataset)).length"
     assert browser.evaluate(unready) == 0
