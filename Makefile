@@ -48,7 +48,7 @@ fetch: env
 	$(call timed,assets,$(BIN)/taste-min fetch)
 
 notebooks: env
-	$(call timed,notebooks,$(BIN)/python tools/execute.py --profile $(PROFILE))
+	$(call timed,notebooks,$(BIN)/python tools/execute.py --profile $(PROFILE) --jobs 2)
 
 pages: env
 	$(call timed,pages,$(BIN)/python tools/build_html.py)
