@@ -7,7 +7,8 @@ pairs. Quantized conditions run without quantizer for the first 40 % of these st
 of the decoder, plus the commitment to the codebooks; the loss on prosody that trains the shipped weights is left out.
 In training a random share (0 to 1) of an utterance's past units is hidden, so one model can be tested with the true
 past, as in the paper, and with none. Learning rate and steps were set after a pilot with another seed, read on dev, by
-what the machine could do; test is read once, at the end of each run.
+what the machine could do, and the protocol changed three times on that ground; test is read once, at the end of each
+run, and for all conditions with the same final protocol.
 
 What is smaller than the paper, besides size: the aggregator is the shipped one, frozen, so "aggregator" and the
 quantized conditions hear word vectors that were learnt beforehand, from the same training split. A pilot on dev with
@@ -66,6 +67,7 @@ SWEEP = {f"attended_{i}": Condition("attended", layer) for i, layer in enumerate
 }
 
 
+# dev: small-ablation
 @dataclass(frozen=True)
 class Protocol:
     """Everything that all conditions share."""
