@@ -30,7 +30,7 @@ from torch import nn
 
 from .ablation_data import LAYERS, Inputs, real
 from .config import RVQConfig, UnitDecoderConfig
-from .objectives import STATE_DROPOUT
+from .objectives import STATE_DROPOUT, predict_units
 from .quantizer import ResidualVQ, RVQOutput
 from .unit_decoder import Prompts, UnitDecoder, UnitPrediction
 
@@ -211,14 +211,4 @@ class Conditioned(nn.Module):
         return result.quantized, result
 
     def forward(self, inputs: Inputs, vectors: torch.Tensor | None) -> UnitPrediction:
-        batch = inputs.batch
-        return self.unit_decoder(
-            batch.token_ids,
-            batch.token_lengths,
-            batch.units,
-            batch.unit_lengths,
-            batch.speaker_embedding,
-            vectors,
-            text_only=vectors is None,
-            pointer=batch.pointer,
-        )
+        return predict_units(self.unit_decoder, inputs.batch, vectors)

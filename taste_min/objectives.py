@@ -84,6 +84,20 @@ def start_quantizer(quantizer: ResidualVQ, rows: torch.Tensor, n_batches: int) -
         layer.embed_avg /= n_batches
 
 
+def predict_units(decoder: UnitDecoder, batch: Batch, taste: torch.Tensor | None) -> UnitPrediction:
+    """Teacher-forced units of a batch; taste: word vectors of its tokens (B, N, D), None = text alone."""
+    return decoder(
+        batch.token_ids,
+        batch.token_lengths,
+        batch.units,
+        batch.unit_lengths,
+        batch.speaker_embedding,
+        taste,
+        text_only=taste is None,
+        pointer=batch.pointer,
+    )
+
+
 class TokenizerObjective(nn.Module):
     """Speech units from text and, from the second stage on, TASTE embeddings: cross-entropy + commitment loss."""
 
@@ -161,17 +175,8 @@ class TokenizerObjective(nn.Module):
         positions = torch.arange(batch.token_ids.shape[1], device=batch.token_ids.device)
         return positions < batch.token_lengths[:, None]  # (B, N)
 
-    def predict(self, batch: Batch, taste: torch.Tensor | None):
-        return self.unit_decoder(
-            batch.token_ids,
-            batch.token_lengths,
-            batch.units,
-            batch.unit_lengths,
-            batch.speaker_embedding,
-            taste,
-            text_only=taste is None,
-            pointer=batch.pointer,
-        )
+    def predict(self, batch: Batch, taste: torch.Tensor | None) -> UnitPrediction:
+        return predict_units(self.unit_decoder, batch, taste)
 
     def loss(self, batch: Batch, part: str, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         taste, extra, penalty = None, {}, 0.0
