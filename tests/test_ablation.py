@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from experiments.ablation import CONDITIONS, Condition, Conditioned, Protocol
+from experiments.ablation_data import Corpus, KeptStore, attended, join_units, real, stored_layers, word_vectors
+from experiments.ablation_run import Phase, Setting, layer_statistics, opened, run, text_state, train
+from experiments.ablation_scores import COLUMNS, begins_word, evaluate, past_hidden, shuffled
 from fake_corpus import make_features
 from safetensors.torch import save_file
 
-from taste_min.ablation import CONDITIONS, Condition, Conditioned, Protocol
-from taste_min.ablation_data import Corpus, KeptStore, attended, join_units, real, stored_layers, word_vectors
-from taste_min.ablation_run import Phase, Setting, layer_statistics, opened, run, text_state, train
-from taste_min.ablation_scores import COLUMNS, begins_word, evaluate, past_hidden, shuffled
 from taste_min.aggregator import Aggregator
 from taste_min.config import tiny
 from taste_min.data import FeatureStore

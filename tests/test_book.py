@@ -70,7 +70,10 @@ def test_deviations_are_marked_in_the_source_and_listed_in_the_register():
     register = (ROOT / "book" / "deviations.md").read_text().split("## The paper")[0]
     listed = re.findall(r"^\| `([a-z0-9-]+)` \|", register, flags=re.MULTILINE)
     marks = {
-        mark for file in (ROOT / "taste_min").rglob("*.py") for mark in re.findall(r"# dev: (\S+)", file.read_text())
+        mark
+        for part in ("taste_min", "tools")
+        for file in (ROOT / part).rglob("*.py")
+        for mark in re.findall(r"# dev: (\S+)", file.read_text())
     }
     assert len(set(listed)) == len(listed)
     assert marks - set(listed) == set(), "add rows to book/deviations.md"

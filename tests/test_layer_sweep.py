@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from experiments.layer_sweep import (
+    attention,
+    fit_keys,
+    measure_keys,
+    queries,
+    tabulate_keys,
+    tabulate_values,
+    word_sums,
+)
 from fake_corpus import make_features
 
 from taste_min.aggregator import Aggregator
 from taste_min.config import tiny
 from taste_min.data import FeatureStore
 from taste_min.errors import TasteError
-from taste_min.layer_sweep import attention, fit_keys, measure_keys, queries, tabulate_keys, tabulate_values, word_sums
 
 SPANS = np.array([[0.0, 0.2], [0.2, 0.4], [0.4, 0.6]])
 

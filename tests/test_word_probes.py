@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from experiments.word_probes import Words, classify, explained, probe_all, read_words, regress
 from fake_corpus import make_features
 
 from taste_min.aggregator import Aggregator
@@ -12,7 +13,6 @@ from taste_min.config import tiny
 from taste_min.data import FeatureStore
 from taste_min.errors import TasteError
 from taste_min.quantizer import ResidualVQ
-from taste_min.word_probes import Words, classify, explained, probe_all, read_words, regress
 
 
 def made_up(n_sentences, seed, noise=0.3):

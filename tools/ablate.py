@@ -15,11 +15,11 @@ import platform
 from pathlib import Path
 
 import torch
+from experiments.ablation import CONDITIONS, SWEEP, Protocol
+from experiments.ablation_data import Corpus, KeptStore, join_units, write_words
+from experiments.ablation_run import Setting, layer_statistics, run
+from experiments.ablation_table import PARTS, WITH_PAST, measure, read_runs, run_limits, shared_facts, tabulate
 
-from taste_min.ablation import CONDITIONS, SWEEP, Protocol
-from taste_min.ablation_data import Corpus, KeptStore, join_units, write_words
-from taste_min.ablation_run import Setting, layer_statistics, run
-from taste_min.ablation_table import PARTS, WITH_PAST, measure, read_runs, run_limits, shared_facts, tabulate
 from taste_min.aggregator import Aggregator
 from taste_min.assets import fetch
 from taste_min.config import mini

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from experiments.ablation_data import stored_layers
+from experiments.ablation_table import read_runs
+from experiments.layer_sweep import fit_keys, measure_keys, tabulate_keys, tabulate_values
 
-from taste_min.ablation_data import stored_layers
-from taste_min.ablation_table import read_runs
 from taste_min.aggregator import Aggregator
 from taste_min.assets import fetch
 from taste_min.config import mini
@@ -22,7 +23,6 @@ from taste_min.ct2 import load_whisper
 from taste_min.data import FeatureStore
 from taste_min.evaluate_command import write_json
 from taste_min.features import read_manifest
-from taste_min.layer_sweep import fit_keys, measure_keys, tabulate_keys, tabulate_values
 from taste_min.repro import ROOT, commit
 
 

@@ -10,11 +10,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from experiments.word_probes import probe_all, read_words
+
 from taste_min.data import FeatureStore
 from taste_min.evaluate_command import write_json
 from taste_min.repro import ROOT, commit
 from taste_min.tokenizer import Taste
-from taste_min.word_probes import probe_all, read_words
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from taste_min.bootstrap import hierarchical_interval, holm, minus, ratio, sign_flip_test
+from taste_min.errors import TasteError
+
 from .ablation_run import Setting
 from .ablation_scores import COLUMNS
-from .bootstrap import hierarchical_interval, holm, minus, ratio, sign_flip_test
-from .errors import TasteError
 
 WITH_PAST, WITHOUT_PAST, SHUFFLED = "with_past", "without_past", "shuffled"
 # measure -> the two columns whose sums are divided

@@ -28,11 +28,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from taste_min.config import RVQConfig, UnitDecoderConfig
+from taste_min.objectives import STATE_DROPOUT, predict_units
+from taste_min.quantizer import ResidualVQ, RVQOutput
+from taste_min.unit_decoder import Prompts, UnitDecoder, UnitPrediction
+
 from .ablation_data import LAYERS, Inputs, real
-from .config import RVQConfig, UnitDecoderConfig
-from .objectives import STATE_DROPOUT, predict_units
-from .quantizer import ResidualVQ, RVQOutput
-from .unit_decoder import Prompts, UnitDecoder, UnitPrediction
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ Axes: N text tokens, W words, T encoder frames, D width, H heads.
 import numpy as np
 import torch
 
+from taste_min.aggregator import Aggregator
+from taste_min.alignment import centre_of_mass, forward_steps, word_rows
+from taste_min.bootstrap import merge_groups, paired_difference, percentile_interval, ratio
+from taste_min.data import FeatureStore
+from taste_min.errors import TasteError
+from taste_min.probe import LinearProbe, fit_ridge
+
 from .ablation_data import LAYERS, stored_layers
 from .ablation_table import WITH_PAST, measure
-from .aggregator import Aggregator
-from .alignment import centre_of_mass, forward_steps, word_rows
-from .bootstrap import merge_groups, paired_difference, percentile_interval, ratio
-from .data import FeatureStore
-from .errors import TasteError
-from .probe import LinearProbe, fit_ridge
 
 COLUMNS = ("forward", "steps", "error_ms", "words")
 

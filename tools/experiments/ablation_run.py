@@ -16,12 +16,13 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
+from taste_min.data import BatchOrder
+from taste_min.objectives import start_quantizer
+from taste_min.optimizer import seed_of
+
 from .ablation import CONDITIONS, Condition, Conditioned, Protocol
 from .ablation_data import Corpus, Inputs, real, stored_layers
 from .ablation_scores import evaluate, usage
-from .data import BatchOrder
-from .objectives import start_quantizer
-from .optimizer import seed_of
 
 
 @dataclass(frozen=True)

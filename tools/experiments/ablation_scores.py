@@ -9,11 +9,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from taste_min.phones import PAUSES
+from taste_min.pointer import lasted
+from taste_min.unit_decoder import IGNORE, UnitPrediction
+
 from .ablation import Conditioned, Protocol
 from .ablation_data import Corpus, Inputs, real
-from .phones import PAUSES
-from .pointer import lasted
-from .unit_decoder import IGNORE, UnitPrediction
 
 # columns of the table per utterance: sums over its units and the end, then over the first units of its words
 COLUMNS = ("n", "nats", "top1", "top5", "first_n", "first_nats", "first_top1", "first_top5", "step_n", "step_nats")

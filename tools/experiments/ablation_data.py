@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from .aggregator import Aggregator, pool_words
-from .data import Batch, FeatureStore
-from .errors import TasteError
-from .units import kmeans, nearest
+from taste_min.aggregator import Aggregator, pool_words
+from taste_min.data import Batch, FeatureStore
+from taste_min.errors import TasteError
+from taste_min.units import kmeans, nearest
 
 LAYERS = ("hidden_0", "hidden_1", "hidden_2", "hidden_3", "last")  # by depth; "last" is after the final layer norm
 

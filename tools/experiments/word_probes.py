@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .bootstrap import Interval, bca_interval, merge_groups, paired_difference, ratio
-from .data import FeatureStore
-from .errors import TasteError
-from .features import shift_of
-from .objectives import PROSODY
-from .probe import fit_ridge, one_hot
-from .pronounce import spoken_form
-from .text import split_words
+from taste_min.bootstrap import Interval, bca_interval, merge_groups, paired_difference, ratio
+from taste_min.data import FeatureStore
+from taste_min.errors import TasteError
+from taste_min.features import shift_of
+from taste_min.objectives import PROSODY
+from taste_min.probe import fit_ridge, one_hot
+from taste_min.pronounce import spoken_form
+from taste_min.text import split_words
 
 if TYPE_CHECKING:
-    from .tokenizer import Taste
+    from taste_min.tokenizer import Taste
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 TARGETS = {"duration": "duration", "f0": "pitch", "energy": "loudness"}  # our names -> columns of PROSODY
