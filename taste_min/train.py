@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
+from . import sharding
 from .config import PRESETS
 from .data import BatchOrder, FeatureStore
 from .errors import TasteError
@@ -28,7 +29,7 @@ from .released_files import unpickle
 from .repro import bfloat16_is_fast
 from .stages import Stage, TrainConfig
 
-CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
+CHECKPOINT, SHARDS, METRICS = "checkpoint.pt", "checkpoint", "metrics.jsonl"
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Run:
     dev_data: FeatureStore
     accelerator: Accelerator
     objective: nn.Module
+    sharded: bool = False  # see sharding.py
     step: int = 0
     seconds: float = 0.0
     ema: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -56,6 +58,8 @@ class Run:
                 "choose a divisor of them, or pass --micro-batches."
             )
         self.objective.to(accelerator.device).train()
+        if self.sharded:
+            sharding.shard(self.objective, accelerator.device, accelerator.num_processes)
         self.optimizers = {p: make_optimizer(self.objective.module(p), config) for p in self.objective.parts}
         lengths = self.objective.lengths(self.train_data)
         self.order = BatchOrder(lengths, config.budget, seed_of(self.seed, 1))
@@ -109,7 +113,8 @@ class Run:
         rate = learning_rate(config, self.step)
         for optimizer in self.optimizers.values():
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            average_gradients(parameters, self.accelerator)
+            if not self.sharded:
+                average_gradients(parameters, self.accelerator)
             nn.utils.clip_grad_norm_(parameters, config.clip)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
@@ -146,10 +151,11 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all. Raises TasteError when there is no room for it."""
+        position = {"identity": self.identity, "step": self.step, "seconds": self.seconds}
+        if self.sharded:
+            return sharding.save(self.folder / SHARDS, self, position)
         state = {
-            "identity": self.identity,
-            "step": self.step,
-            "seconds": self.seconds,
+            **position,
             "objective": self.objective.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "ema": self.ema,
@@ -166,26 +172,37 @@ class Run:
 
     def restore(self) -> None:
         """Continue from the checkpoint in the folder. Raises TasteError when it belongs to another run."""
-        state = read_checkpoint(self.folder)
-        theirs = {k: tuple(map(tuple, v)) if k == "slow" else v for k, v in state["identity"].items()}
-        other = [k for k, v in self.identity.items() if theirs.get(k) != v]
+        if self.sharded != (self.folder / SHARDS).is_dir():
+            raise TasteError(f"{self.folder} holds a run {'without' if self.sharded else 'with'} --shard; do the same.")
+        state = sharding.read_position(self.folder / SHARDS) if self.sharded else read_checkpoint(self.folder)
+        ours, theirs = (json.loads(json.dumps(identity)) for identity in (self.identity, state["identity"]))
+        other = [k for k, v in ours.items() if theirs.get(k) != v]
         if other:
             raise TasteError(f"{self.folder} holds a run with another {', '.join(other)}; choose another folder.")
+        self.step, self.seconds = state["step"], state["seconds"]
+        if self.sharded:
+            return sharding.restore(self.folder / SHARDS, self)
         self.objective.load_state_dict(state["objective"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        self.step, self.seconds = state["step"], state["seconds"]
         self.ema = {k: v.to(self.accelerator.device) for k, v in state["ema"].items()}
 
 
 def read_checkpoint(folder: Path) -> dict:
     """The state that `Run.save` wrote. Raises TasteError when there is none or it is damaged."""
+    if (folder / SHARDS).is_dir():
+        return sharding.read_whole(folder / SHARDS)
     if not (folder / CHECKPOINT).is_file():
         raise TasteError(f"there is no checkpoint in {folder}; train that stage first.")
     state = unpickle(folder / CHECKPOINT)
     if not isinstance(state, dict) or not {"identity", "step", "objective", "optimizers", "ema"} <= state.keys():
         raise TasteError(f"{folder / CHECKPOINT} is not the checkpoint of a run; choose another folder.")
     return state
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has left a checkpoint there."""
+    return (folder / CHECKPOINT).is_file() or (folder / SHARDS).is_dir()
 
 
 def build_objective(stage: Stage, preset: str, seed: int, start: Sequence[Path] = ()) -> nn.Module:
@@ -197,7 +214,7 @@ def build_objective(stage: Stage, preset: str, seed: int, start: Sequence[Path] 
     if preset == "mini":
         start_from_whisper(objective)
     for folder in start:
-        if not (folder / CHECKPOINT).is_file() and any(folder.glob("*.safetensors")):
+        if not holds_run(folder) and any(folder.glob("*.safetensors")):
             kept = start_from_parts(objective, folder)
             print(f"started from the parts in {folder.name}; not taken: {', '.join(kept) or 'nothing'}")
             continue
@@ -212,7 +229,7 @@ def run_stage(run: Run, resume: bool, progress: bool = True) -> dict[str, float]
     """Train to the last step; returns the last dev metrics. Metrics go to metrics.jsonl, one line per log."""
     main = run.accelerator.is_main_process
     metrics = run.folder / METRICS
-    if resume and (run.folder / CHECKPOINT).is_file():
+    if resume and holds_run(run.folder):
         run.restore()
         if main:
             _cut(metrics, run.step)
@@ -230,10 +247,11 @@ def run_stage(run: Run, resume: bool, progress: bool = True) -> dict[str, float]
                 if main:
                     file.write(json.dumps(line) + "\n")
                 bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
-            if main and (run.step % run.config.eval_every == 0 or last):
+            if (main or run.sharded) and (run.step % run.config.eval_every == 0 or last):
                 dev = run.evaluate()
-                file.write(json.dumps({"step": run.step, "dev": dev}) + "\n")
-            if main and (run.step % run.config.save_every == 0 or last):
+                if main:
+                    file.write(json.dumps({"step": run.step, "dev": dev}) + "\n")
+            if (main or run.sharded) and (run.step % run.config.save_every == 0 or last):
                 run.save()
             bar.update()
     bar.close()

@@ -89,8 +89,9 @@ def train_stage(args) -> dict | None:
     from .data import FeatureStore
     from .export import write_manifest, write_parts
     from .objectives_taslm import LanguageObjective
+    from .sharding import whole_weights
     from .stages import STAGES
-    from .train import CHECKPOINT, Run, build_objective, run_stage
+    from .train import Run, build_objective, holds_run, run_stage
     from .transformer import RelativeTransformer
 
     stage = STAGES[args.stage]
@@ -98,7 +99,7 @@ def train_stage(args) -> dict | None:
     changes = {"steps": args.steps, "lr": args.lr, "micro_batches": args.micro_batches, "eval_every": args.eval_every}
     config = replace(config, **{name: value for name, value in changes.items() if value is not None})
     folder = Path(args.out)
-    if (folder / CHECKPOINT).is_file() and not args.resume:
+    if holds_run(folder) and not args.resume:
         raise TasteError(f"{folder} already holds a run; add --resume to continue it or choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     data = Path(args.data)
@@ -109,13 +110,17 @@ def train_stage(args) -> dict | None:
     for module in objective.modules():
         if isinstance(module, RelativeTransformer):
             module.checkpointing = args.checkpointing
-    run = Run(stage, args.preset, config, args.seed, folder, train, dev, accelerator, objective)
+    run = Run(stage, args.preset, config, args.seed, folder, train, dev, accelerator, objective, args.shard)
     dev_numbers = run_stage(run, args.resume)
-    if not accelerator.is_main_process:
-        return None
     target = Path(args.export) if args.export else folder / "export"
     with run.averaged_weights():
-        files = write_parts(target, run.objective.exports())
+        weights = whole_weights(objective) if args.shard else None  # of all processes
+        if not accelerator.is_main_process:
+            return None
+        if args.shard:
+            objective = build_objective(stage, args.preset, args.seed)
+            objective.load_state_dict(weights)
+        files = write_parts(target, objective.exports())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} cpu thread(s)"
     facts = {
         **run.identity,
@@ -165,6 +170,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--micro-batches", type=int, help="micro-batches per update, shared out over the processes")
     parser.add_argument(
         "--checkpointing", action="store_true", help="compute activations twice instead of keeping them: less memory"
+    )
+    parser.add_argument(
+        "--shard", action="store_true", help="spread weights and optimiser over the processes (FSDP): less memory"
     )
     parser.add_argument("--eval-every", type=int, help="updates between two evaluations on the dev split")
     parser.add_argument("--layers", type=int, nargs="+", help="features: encoder layers to keep (default: the tap)")

@@ -170,12 +170,27 @@ from accelerate import Accelerator
 from taste_min.cli import main
 from taste_min.config import tiny
 from taste_min.quantizer import ResidualVQ
+from taste_min.train import Run
 from dataclasses import replace
 
 data, out = sys.argv[1:3]
 Accelerator(cpu=True)
 start = ["--init", sys.argv[3]]
 assert main(["train", "no_vq", "--preset", "tiny", "--data", data, "--out", f"{out}/no_vq", *start]) == 0
+sharded = ["train", "no_vq", "--preset", "tiny", "--data", data, "--out", f"{out}/sharded", "--shard", *start]
+step = Run.train_step
+
+def stop_at_five(run):
+    if run.step == 5:
+        raise KeyboardInterrupt
+    return step(run)
+
+Run.train_step = stop_at_five
+try:
+    main(sharded)
+except KeyboardInterrupt:
+    Run.train_step = step
+assert main([*sharded, "--resume"]) == 0
 torch.manual_seed(0)
 rows = torch.randn(6, 20, 32)
 quantizer = ResidualVQ(replace(tiny().rvq, quantizer_dropout=False)).train()
@@ -188,7 +203,7 @@ with torch.no_grad():
 """
 
 
-def test_two_processes_give_the_curve_of_one_with_accumulation(runs, data, tmp_path):
+def test_two_processes_give_the_curve_of_one_sharded_or_not(runs, data, tmp_path, capsys):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -203,12 +218,25 @@ def test_two_processes_give_the_curve_of_one_with_accumulation(runs, data, tmp_p
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()[-2000:]
-    one, two = curve(runs / "no_vq"), curve(tmp_path / "no_vq")
-    assert len(one) == len(two)
-    for ours, theirs in zip(one, two, strict=True):
-        for x, y in zip(ours, theirs, strict=True):
-            assert x == pytest.approx(y, rel=1e-4, abs=1e-6)
+    one = curve(runs / "no_vq")
+    for two in (curve(tmp_path / "no_vq"), curve(tmp_path / "sharded")):  # the second was stopped and continued
+        assert len(one) == len(two)
+        for ours, theirs in zip(one, two, strict=True):
+            for x, y in zip(ours, theirs, strict=True):
+                assert x == pytest.approx(y, rel=1e-4, abs=1e-6)
     assert one[0][1:] != pytest.approx(one[1][1:], rel=1e-4)  # neighbouring steps would not pass as equal
+
+    for name in ("unit_decoder", "aggregator"):  # and what it exports
+        ours, theirs = (
+            load_file(path / "export" / f"{name}.safetensors") for path in (runs / "no_vq", tmp_path / "sharded")
+        )
+        assert all(torch.allclose(ours[key].float(), theirs[key].float(), atol=2e-3) for key in ours)
+    start = ("--init", str(runs / "text_only"))
+    assert train("no_vq", data, tmp_path / "sharded", "--resume", *start) == 2  # by one process
+    assert "with --shard" in capsys.readouterr().err
+    assert train("no_vq", data, tmp_path / "alone", "--shard", *start) == 2
+    assert "several processes" in capsys.readouterr().err
+    assert train("vq", data, tmp_path / "vq", "--steps", "1", "--init", str(tmp_path / "sharded")) == 0
 
     # Two halves of the rows move the codebooks as all of them do in one process.
     first, *last = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("first0", "last0", "last1"))
