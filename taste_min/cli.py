@@ -86,6 +86,13 @@ def parity(args) -> int:
     return parity.command(args)
 
 
+def export(args) -> int:
+    """Write a model in the layout of the original code: a folder like the release, or the .pt file of its trainer."""
+    from . import released_export
+
+    return released_export.command(args)
+
+
 def bench(args) -> int:
     """Time every stage, its distance from what the machine could do, and the decoder beside the original's way."""
     from . import bench
@@ -163,6 +170,14 @@ def _parser() -> argparse.ArgumentParser:
     p = sub.add_parser("train", help=train.__doc__)
     train_command.add_arguments(p)
     p.set_defaults(run=train)
+
+    p = sub.add_parser("export", help=export.__doc__)
+    p.add_argument("preset", help="a folder of exported parts, an original checkpoint, or a hub id")
+    p.add_argument("--out", required=True, help="a folder, or a name that ends with .pt")
+    p.add_argument("--taslm", help="also the language model of this adapter file or original checkpoint")
+    p.add_argument("--force", action="store_true", help="replace files that exist")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    p.set_defaults(run=export)
 
     p = sub.add_parser("evaluate", help=evaluate.__doc__)
     evaluate_command.add_arguments(p)

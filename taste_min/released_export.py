@@ -16,13 +16,30 @@ from .config import AggregatorConfig, FlowConfig, TasteConfig, VocoderConfig
 from .errors import TasteError
 from .golden import Tensors
 from .released_config import HEADS, LORA, ONLY, OWN, ROPE, RVQ, TOWER
-from .released_files import LLAMA, LLAMA_FOLDER, WHISPER, WHISPER_FOLDER
+from .released_files import LLAMA, LLAMA_FOLDER, TRAINER_FILE, WHISPER, WHISPER_FOLDER
 from .released_keys import LLM, PREFIXES, to_original, to_trainer
 from .taslm import Taslm
 from .tokenizer import Taste
 
 ENCODER = "distil-whisper/distil-large-v3"  # the original fetches it and then replaces its weights
 VOICE_FILE = "cosyvoice/voice_generator.pth"
+
+
+def command(args) -> int:
+    """`taste-min export`: a tokenizer, with or without a language model, in a layout that the original code reads."""
+    out = Path(args.out)
+    if out.exists() and not args.force:
+        raise TasteError(f"{out} exists already; add --force to replace what it holds or choose another name.")
+    taste = Taste.from_pretrained(args.preset)
+    if out.suffix != TRAINER_FILE:
+        files = export_original(out, taste, Taslm.from_pretrained(args.taslm) if args.taslm else None)
+    elif args.taslm:
+        raise TasteError(f"a {TRAINER_FILE} file holds a tokenizer only; for a language model name a folder.")
+    else:
+        export_trainer(out, taste)
+        files = [out.name]
+    print(json.dumps({"files": files}) if args.json else f"{out}: {', '.join(files)}")
+    return 0
 
 
 def export_original(folder: str | Path, taste: Taste, taslm: Taslm | None = None) -> list[str]:
@@ -180,6 +197,8 @@ def _taslm_tensors(taslm: Taslm, taste: Taste) -> Tensors:
 
 
 def _check_voice(config: TasteConfig) -> None:
+    if config.flow.pronounced:
+        raise TasteError("the original flow hears units only, this one also sounds; train one that is not pronounced.")
     flow, same = config.flow, ("mel_mean", "mel_std", "speaker_in_encoder", "start_at_mu")
     for key in same:
         if getattr(flow, key) != getattr(FlowConfig(), key):

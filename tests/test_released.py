@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from taste_min import released
 from taste_min.aggregator import Aggregator
+from taste_min.cli import main
 from taste_min.config import (
     AggregatorConfig,
     EncoderConfig,
@@ -238,6 +239,21 @@ def test_an_export_of_what_was_loaded_has_the_same_tensors(folder, tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_the_command_exports_a_folder_or_a_file(folder, tmp_path, capsys):
+    run = ["export", str(folder), "--out"]
+    assert main([*run, str(tmp_path / "folder"), "--taslm", str(folder)]) == 0
+    assert main([*run, str(tmp_path / "tokenizer.pt"), "--json"]) == 0
+    assert '{"files": ["tokenizer.pt"]}' in capsys.readouterr().out
+    again = load_file(tmp_path / "folder" / WEIGHTS)
+    assert all(torch.equal(value, again[name]) for name, value in load_file(folder / WEIGHTS).items())
+    for arguments, message in (
+        ([*run, str(tmp_path / "tokenizer.pt")], "exists already"),
+        ([*run, str(tmp_path / "other.pt"), "--taslm", str(folder)], "holds a tokenizer only"),
+    ):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_an_export_has_the_names_of_the_release(parity_dir, folder):
     """Layers are numbered away, because the tiny checkpoint has fewer."""
 
@@ -447,6 +463,7 @@ def test_what_the_original_cannot_do_is_not_exported(taste, tmp_path):
         ({"unit_decoder": replace(SIZES.unit_decoder, pronounced=True)}, "reads tokens"),
         ({"aggregator": replace(SIZES.aggregator, prefix=(1, 2))}, "always starts a text"),
         ({"flow": replace(SIZES.flow, start_at_mu=True)}, "has no start_at_mu"),
+        ({"flow": replace(SIZES.flow, pronounced=True)}, "hears units only"),
         ({"vocoder": replace(SIZES.vocoder, dilations=(1, 2, 3))}, "vocoder has dilations"),
     ):
         with pytest.raises(TasteError, match=message):
