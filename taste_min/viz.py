@@ -191,3 +191,23 @@ def player(rows: Sequence[tuple[str, np.ndarray | str | Path, int | None, str]])
     head = '<thead><tr><th scope="col">clip</th><th scope="col">listen</th><th scope="col">transcript</th></tr></thead>'
     html = f'<table class="table taste-player">{head}<tbody>{"".join(cells)}</tbody></table>'
     return Html(html, "\n".join(f"{label}: {transcript}" for label, _, _, transcript in rows))
+
+
+def shapes(steps: Sequence[tuple[str, Sequence[int], str]]) -> Html:
+    """A strip of what flows from left to right: (name, its shape, the axis letters), such as ("mel", (80, 3000), "MF").
+
+    Raises TasteError when a shape has not one size per letter.
+    """
+    boxes, lines = [], []
+    for name, shape, axes in steps:
+        if len(shape) != len(axes):
+            raise TasteError(f"{name} has {len(shape)} axes, {len(axes)} letters are given: {axes}.")
+        sizes = " × ".join(f"{letter} {size}" for letter, size in zip(axes, shape, strict=True))
+        boxes.append(
+            '<li style="border:1px solid currentColor;border-radius:.3em;padding:.2em .6em">'
+            f"{escape(name)}<br><code>{escape(sizes)}</code></li>"
+        )
+        lines.append(f"{name} ({sizes})")
+    style = "display:flex;flex-wrap:wrap;gap:.4em 1.4em;list-style:none;padding:0;margin:0"
+    html = f'<ol class="taste-shapes" aria-label="shapes, in order" style="{style}">{"".join(boxes)}</ol>'
+    return Html(html, " -> ".join(lines))

@@ -120,3 +120,11 @@ def test_figures_have_an_opaque_background():
         pixels = plt.imread(io.BytesIO(buffer.getvalue()))
     assert (pixels[..., 3] == 1).all()
     assert not plt.get_fignums()
+
+
+def test_a_strip_of_shapes_names_every_axis():
+    strip = viz.shapes([("mel", (80, 3000), "MF"), ("<codes>", (5, 4), "WR")])
+    assert repr(strip) == "mel (M 80 × F 3000) -> <codes> (W 5 × R 4)"
+    assert "&lt;codes&gt;" in strip._repr_html_()
+    with pytest.raises(TasteError, match="2 axes, 1 letters"):
+        viz.shapes([("mel", (80, 3000), "M")])
