@@ -5,6 +5,7 @@ import re
 
 import claims_pages as tool
 import pytest
+import speed_page
 import yaml
 from conftest import ROOT
 
@@ -31,6 +32,10 @@ def test_the_files_are_what_the_recorded_results_give(path):
     assert (ROOT / path).read_text(encoding="utf-8") == tool.pages()[ROOT / path], (
         "run `python tools/claims_pages.py` and commit what it writes"
     )
+
+
+def test_the_page_of_speed_is_what_was_recorded():
+    assert speed_page.PAGE.read_text(encoding="utf-8") == speed_page.page(), "run `python tools/speed_page.py`"
 
 
 def test_what_nobody_measured_has_no_number():
