@@ -93,8 +93,8 @@ def page() -> str:
         "The paper's sizes with random weights (time does not depend on them), so that everybody can repeat it: "
         "`taste-min bench --preset paper`.",
         f"Measured on: {bench['device']}, {bench['threads']} threads, {ceiling['flops'] / 1e9:.0f} · 10⁹ float32 "
-        f"operations per second in a large matrix product, {ceiling['bytes_per_second'] / 1e9:.1f} GB/s of reading, the "
-        f"fastest of {bench['repeats']} runs, {bench['load'][0]:.1f} to {bench['load'][1]:.1f} processes that wanted a "
+        f"operations per second in a large matrix product, {ceiling['bytes_per_second'] / 1e9:.1f} GB/s of reading, "
+        f"the fastest of {bench['repeats']} runs, {bench['load'][0]:.1f} to {bench['load'][1]:.1f} processes that wanted a "
         f"core, commit `{bench['commit']}`.",
         "The **floor** of a stage is what its multiplications, or the bytes of its weights, take at these rates; the "
         "**distance** is time over floor. MB is the peak of the process while the stage ran.",
@@ -107,10 +107,10 @@ def page() -> str:
     ]
     if record:
         parts += [
-            "Is the result still the same? The likeliest unit is compared with the true past given; the mel spectrogram "
-            f"with a solution in {record['run']['exact_steps']} steps, from the same units and the same noise; words are "
-            "counted by the judge. A variant whose spectrogram is no farther from that solution than the original's ten "
-            "steps loses nothing by taking fewer.",
+            "Is the result still the same? The likeliest unit is compared with the true past given; the mel "
+            f"spectrogram with a solution in {record['run']['exact_steps']} steps, from the same units and the same "
+            "noise; words are counted by the judge. A variant whose spectrogram is no farther from that solution than "
+            "the original's ten steps loses nothing by taking fewer.",
             agreement(record),
         ]
     parts.append(
