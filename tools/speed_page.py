@@ -94,8 +94,8 @@ def page() -> str:
         "`taste-min bench --preset paper`.",
         f"Measured on: {bench['device']}, {bench['threads']} threads, {ceiling['flops'] / 1e9:.0f} · 10⁹ float32 "
         f"operations per second in a large matrix product, {ceiling['bytes_per_second'] / 1e9:.1f} GB/s of reading, "
-        f"the fastest of {bench['repeats']} runs, {bench['load'][0]:.1f} to {bench['load'][1]:.1f} processes that wanted a "
-        f"core, commit `{bench['commit']}`.",
+        f"the fastest of {bench['repeats']} runs, {bench['load'][0]:.1f} to {bench['load'][1]:.1f} "
+        f"processes that wanted a core, commit `{bench['commit']}`.",
         "The **floor** of a stage is what its multiplications, or the bytes of its weights, take at these rates; the "
         "**distance** is time over floor. MB is the peak of the process while the stage ran.",
         stages(bench),
