@@ -179,7 +179,8 @@ def turkish(folder: Path) -> dict:
     clip, said = sorted(assets.fetch("librivox").glob("*.wav"))[1], []
     subprocess.run(["localedef", "-i", "tr_TR", "-f", "UTF-8", folder / "tr_TR.UTF-8"], check=True)
     for language, number in (("C.UTF-8", "1.5"), ("tr_TR.UTF-8", "1,5")):
-        words = (sys.executable, "-c", TURKISH, number, "encode", clip, "--json", "-o", folder / f"{number}.safetensors")
+        out = folder / f"{number}.safetensors"
+        words = (sys.executable, "-c", TURKISH, number, "encode", clip, "--json", "-o", out)
         said.append(done(start(*words, LOCPATH=str(folder), LC_ALL=language, TZ="Europe/Istanbul")))
         assert said[-1][0] == 0, said[-1]
     files = [(folder / f"{number}.safetensors").read_bytes() for number in ("1.5", "1,5")]
