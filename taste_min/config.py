@@ -245,58 +245,26 @@ def paper() -> TasteConfig:
     return TasteConfig()
 
 
+# fmt: off
 def mini() -> TasteConfig:
     """Sizes that run everywhere: Whisper tiny.en, V after layer 2 of 4, all four decoder layers."""
     return TasteConfig(
         name="mini",
         encoder=EncoderConfig(n_mels=80, d_model=384, n_layers=4, n_heads=6, d_ff=1536, shallow_layer=2),
         aggregator=AggregatorConfig(
-            vocab_size=51864,
-            d_model=384,
-            n_layers=4,
-            n_heads=6,
-            d_ff=1536,
+            vocab_size=51864, d_model=384, n_layers=4, n_heads=6, d_ff=1536,
             prefix=(50257, 50362),  # <|startoftranscript|><|notimestamps|>
         ),
         rvq=RVQConfig(d_model=384),
         unit_decoder=UnitDecoderConfig(
-            vocab_size=51864,
-            n_units=2048,
-            d_text=64,
-            pronounced=True,
-            d_taste=384,
-            d_audio=256,
-            d_speaker=256,
-            d_model=256,
-            n_heads=4,
-            d_ff=512,
-            n_text_layers=1,
-            n_audio_layers=1,
-            n_layers=4,
-            unit_dropout=0.5,
+            vocab_size=51864, n_units=2048, d_text=64, pronounced=True, d_taste=384, d_audio=256, d_speaker=256,
+            d_model=256, n_heads=4, d_ff=512, n_text_layers=1, n_audio_layers=1, n_layers=4, unit_dropout=0.5,
         ),
         flow=FlowConfig(
-            n_units=2048,
-            d_speaker=256,
-            d_model=192,
-            n_heads=4,
-            d_ff=768,
-            n_layers=3,
-            channels=112,
-            n_unet_heads=4,
-            head_dim=32,
-            n_blocks=1,
-            n_mid_stages=2,
-            mel_mean=-6.0,
-            mel_std=2.5,
-            prior_weight=1.0,
-            speaker_in_encoder=True,
-            pronounced=True,
-            start_at_mu=True,
-            noise_scale=0.3,
-            guidance=0.0,
-            n_timesteps=4,
-            temperature=0.0,
+            n_units=2048, d_speaker=256, d_model=192, n_heads=4, d_ff=768, n_layers=3,
+            channels=112, n_unet_heads=4, head_dim=32, n_blocks=1, n_mid_stages=2, mel_mean=-6.0, mel_std=2.5,
+            prior_weight=1.0, speaker_in_encoder=True, pronounced=True, start_at_mu=True, noise_scale=0.3,
+            guidance=0.0, n_timesteps=4, temperature=0.0,
         ),
         vocoder=VocoderConfig(channels=192, f0_channels=128, mel_matches=1),
     )
@@ -308,35 +276,16 @@ def tiny() -> TasteConfig:
         name="tiny",
         encoder=EncoderConfig(n_mels=8, d_model=32, n_layers=4, n_heads=4, d_ff=64, n_positions=50, shallow_layer=2),
         aggregator=AggregatorConfig(
-            vocab_size=100, d_model=32, n_layers=2, n_heads=4, d_ff=64, n_positions=64, prefix=(90, 91)
+            vocab_size=100, d_model=32, n_layers=2, n_heads=4, d_ff=64, n_positions=64, prefix=(90, 91),
         ),
         rvq=RVQConfig(d_model=32, codebook_dim=16, codebook_size=24, kmeans_iters=10),
         unit_decoder=UnitDecoderConfig(
-            vocab_size=100,
-            n_units=64,
-            d_text=24,
-            d_taste=32,
-            d_audio=24,
-            d_speaker=12,
-            d_model=32,
-            n_heads=4,
-            d_ff=48,
-            n_text_layers=2,
-            n_audio_layers=2,
-            n_layers=2,
+            vocab_size=100, n_units=64, d_text=24, d_taste=32, d_audio=24, d_speaker=12,
+            d_model=32, n_heads=4, d_ff=48, n_text_layers=2, n_audio_layers=2, n_layers=2,
         ),
         flow=FlowConfig(
-            n_units=64,
-            d_speaker=12,
-            d_model=24,
-            n_heads=4,
-            d_ff=48,
-            n_layers=2,
-            channels=16,
-            n_unet_heads=2,
-            head_dim=8,
-            n_blocks=1,
-            n_mid_stages=2,
+            n_units=64, d_speaker=12, d_model=24, n_heads=4, d_ff=48, n_layers=2,
+            channels=16, n_unet_heads=2, head_dim=8, n_blocks=1, n_mid_stages=2,
         ),
         vocoder=VocoderConfig(channels=32, f0_channels=24),
     )
@@ -355,23 +304,13 @@ def taslm_mini() -> TaslmConfig:
     return TaslmConfig(
         name="mini",
         llm=LlamaSizes(
-            vocab_size=49152,
-            d_model=576,
-            n_layers=30,
-            n_heads=9,
-            n_kv_heads=3,
-            d_ff=1536,
-            n_positions=8192,
-            rope_theta=100_000.0,
-            llama3_rope=False,
+            vocab_size=49152, d_model=576, n_layers=30, n_heads=9, n_kv_heads=3, d_ff=1536, n_positions=8192,
+            rope_theta=100_000.0, llama3_rope=False,
         ),
         rvq=mini().rvq,
         sos_id=1,  # <|im_start|>
-        lora_r=8,  # both adapters together stay under 15 MB
-        lora_alpha=16,
-        lora_dropout=0.0,
-        latent_adds_std=False,
-        bfloat16=False,
+        lora_r=8, lora_alpha=16, lora_dropout=0.0,  # both adapters together stay under 15 MB
+        latent_adds_std=False, bfloat16=False,
     )
 
 
@@ -380,23 +319,12 @@ def taslm_tiny() -> TaslmConfig:
     return TaslmConfig(
         name="tiny",
         llm=LlamaSizes(
-            vocab_size=120,
-            d_model=32,
-            n_layers=2,
-            n_heads=4,
-            n_kv_heads=2,
-            head_dim=8,
-            d_ff=64,
-            n_positions=256,
-            rope_theta=10_000.0,
-            llama3_rope=False,
+            vocab_size=120, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64, n_positions=256,
+            rope_theta=10_000.0, llama3_rope=False,
         ),
-        rvq=tiny().rvq,
-        sos_id=100,
-        lora_r=4,
-        lora_alpha=8,
-        bfloat16=False,
+        rvq=tiny().rvq, sos_id=100, lora_r=4, lora_alpha=8, bfloat16=False,
     )
+# fmt: on
 
 
 TASLM_PRESETS = {"tiny": taslm_tiny, "mini": taslm_mini, "paper": taslm_paper}

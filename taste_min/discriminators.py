@@ -129,13 +129,3 @@ def mel_loss(
         ours, theirs = ((filters @ magnitude(x, n_fft)).clamp(min=1e-5).log() for x in (wav, target))
         losses.append(F.l1_loss(ours, theirs))
     return torch.stack(losses).mean()
-
-
-def stft_loss(wav: torch.Tensor, target: torch.Tensor, n_ffts: tuple[int, ...] = (512, 1024, 2048)) -> torch.Tensor:
-    """Spectral convergence plus L1 of log magnitudes (Yamamoto et al. 2020), mean over resolutions; (B, S) each."""
-    losses = []
-    for n_fft in n_ffts:
-        ours, theirs = magnitude(wav, n_fft), magnitude(target, n_fft)
-        convergence = torch.linalg.norm(ours - theirs) / torch.linalg.norm(theirs)
-        losses.append(convergence + F.l1_loss(ours.log(), theirs.log()))
-    return torch.stack(losses).mean()

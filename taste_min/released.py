@@ -25,12 +25,9 @@ from .golden import Tensors
 from .quantizer import ResidualVQ
 from .released_config import (
     LORA,
-    Shapes,
-    flow_config,
     read_settings,
     taslm_config,
     taste_config,
-    vocoder_config,
 )
 from .released_files import (
     LLAMA,
@@ -113,16 +110,6 @@ def load_taslm(name: str | Path = RELEASED) -> Taslm:
         model.llm.lm_head.weight = model.llm.model.embed_tokens.weight
     model.tokenizer = read_tokenizer(folder / LLAMA_FOLDER, settings, "text_config", LLAMA, config.llm.vocab_size)
     return model.eval()
-
-
-def load_voice(folder: str | Path) -> tuple[Flow, Vocoder]:
-    """Flow and vocoder alone: CosyVoice-300M's flow.pt and hift.pt, or voice_generator.pth, in a folder."""
-    parts = to_ours(read_voice(Path(folder)))
-    if not {"flow", "vocoder"} <= parts.keys():
-        raise TasteError(f"there is no voice_generator.pth in {folder}, nor flow.pt with hift.pt; name another folder.")
-    shapes = Shapes(parts)
-    flow, vocoder = _empty(Flow, flow_config(shapes)), _empty(Vocoder, vocoder_config(shapes))
-    return _fill(flow, parts["flow"], "flow"), _fill(vocoder, parts["vocoder"], "vocoder")
 
 
 MAKERS: dict[str, Callable[[TasteConfig], nn.Module]] = {

@@ -29,7 +29,6 @@ COLOURS = {
     "paper": "#5d6d1e",  # numbers of the paper
     "muted": "#7b8794",  # grid, helper lines
 }
-RVQ_COLOURS = ("#c0392b", "#d0732a", "#a8890c", "#1b8a6b")  # residual layers 0..3, coarse to fine
 ATTENTION_CMAP = "magma_r"  # attention maps, spectrograms of probabilities: light = 0
 MEL_CMAP = "viridis"
 CODE_CMAP = "twilight"  # code indices have no order, so a cyclic map
@@ -68,16 +67,6 @@ def use_style() -> None:
             "lines.linewidth": 1.8,
         }
     )
-
-
-def layer_colours(n_layers: int) -> list[tuple[float, float, float, float]]:
-    """One colour per encoder layer 0..n_layers, from the colour of the shallow tap to that of the last layer."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    ramp = LinearSegmentedColormap.from_list(
-        "layers", ["#d0a030", COLOURS["shallow"], COLOURS["accent"], COLOURS["last"]]
-    )
-    return [ramp(i / n_layers) for i in range(n_layers + 1)]
 
 
 def show(figure):

@@ -11,7 +11,10 @@ import pytest
 
 import taste_min  # noqa: F401  before transformers: see taste_min/_torchaudio.py
 
-# librosa compiles with numba on first use; two test processes must not write the same cache at the same time
+# librosa compiles with numba on first use; two test processes must not write the same cache at the same time. How fast
+# the result is does not matter here. Nor does a format of JSON schemas whose grammar nbformat would build for 2 s.
+os.environ.setdefault("NUMBA_OPT", "0")
+sys.modules["rfc3987_syntax"] = None
 os.environ.setdefault(
     "NUMBA_CACHE_DIR", f"{tempfile.gettempdir()}/numba-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
 )

@@ -97,7 +97,8 @@ def test_vocoder_mel_equals_librosa():
     wav = torch.from_numpy(tone(1.0, 22_050)) + 0.01 * torch.randn(22_050)
     ours = vocoder_mel(wav)
     padded = np.pad(wav.numpy(), 384, mode="reflect")
-    magnitude = np.abs(librosa.stft(padded, n_fft=1024, hop_length=256, center=False))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, 1024)[::256]
+    magnitude = np.abs(np.fft.rfft(frames * np.hanning(1025)[:-1])).T
     filters = librosa.filters.mel(sr=22_050, n_fft=1024, n_mels=80, fmin=0, fmax=8000)
     theirs = np.log(np.maximum(filters @ magnitude, 1e-5))
     assert ours.shape == (80, 22_050 // 256)

@@ -11,7 +11,6 @@ from taste_min.discriminators import (
     discriminator_loss,
     feature_matching_loss,
     mel_loss,
-    stft_loss,
 )
 
 SMALL = DiscriminatorConfig(periods=(2, 3), period_channels=(4, 8), n_ffts=(256,), spectral_channels=4)
@@ -62,17 +61,16 @@ def test_they_learn_to_tell_a_tone_from_noise():
     assert losses[0] > 2.5 and losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("distance", [mel_loss, stft_loss])
-def test_spectral_distances(distance):
+def test_spectral_distance():
     torch.manual_seed(0)
     wav = torch.randn(2, 8192)
-    assert distance(wav, wav) == 0
-    near, far = distance(wav * 0.9, wav), distance(wav * 0.1, wav)
+    assert mel_loss(wav, wav) == 0
+    near, far = mel_loss(wav * 0.9, wav), mel_loss(wav * 0.1, wav)
     assert 0 < near < far
     # the phase is not compared: a shift by a few samples costs less than other noise
-    assert distance(wav.roll(7, dims=1), wav) < 0.5 * distance(torch.randn(2, 8192), wav)
+    assert mel_loss(wav.roll(7, dims=1), wav) < 0.5 * mel_loss(torch.randn(2, 8192), wav)
     estimate = torch.randn(2, 8192, requires_grad=True)
-    distance(estimate, wav).backward()
+    mel_loss(estimate, wav).backward()
     assert estimate.grad.isfinite().all() and estimate.grad.abs().sum() > 0
 
 

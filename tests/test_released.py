@@ -4,8 +4,7 @@ The released weights are not at hand; checkpoints in their layout are written he
 """
 
 import json
-import subprocess
-import sys
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -290,18 +289,18 @@ def test_a_trainer_file_comes_back(taste, folder, tmp_path):
     assert same(load(path).unit_decoder, taste.unit_decoder)
 
 
-def test_cosyvoice_files_are_a_voice(taste, tmp_path):
+def test_cosyvoice_files_are_a_voice(taste, copy):
+    folder = copy()
+    (folder / "cosyvoice").unlink()
     voice = to_original({"flow": taste.flow.state_dict(), "vocoder": taste.vocoder.state_dict()})
-    torch.save({k.removeprefix("flow."): v for k, v in voice.items() if k.startswith("flow.")}, tmp_path / "flow.pt")
+    torch.save({k.removeprefix("flow."): v for k, v in voice.items() if k.startswith("flow.")}, folder / "flow.pt")
+    assert load(folder).flow is None  # one of two files is no voice
     hift = {k.removeprefix("hift."): v for k, v in voice.items() if k.startswith("hift.")}
     assert "conv_pre.weight_g" in hift
     for prefix in ("", "generator."):
-        torch.save({prefix + k: v for k, v in hift.items()}, tmp_path / "hift.pt")
-        flow, vocoder = released.load_voice(tmp_path)
-        assert same(flow, taste.flow) and same(vocoder, taste.vocoder)
-    (tmp_path / "hift.pt").unlink()
-    with pytest.raises(TasteError, match="no voice_generator.pth"):
-        released.load_voice(tmp_path)
+        torch.save({prefix + k: v for k, v in hift.items()}, folder / "hift.pt")
+        again = load(folder)
+        assert same(again.flow, taste.flow) and same(again.vocoder, taste.vocoder)
 
 
 # --- what may be missing or different
@@ -553,23 +552,15 @@ def test_what_is_not_in_the_checkpoint_is_missed_only_when_used(hub, folder):
 
 # --- memory
 
-LOADING = """
-import resource, sys
-import torch
-from taste_min.released import load_taslm
-from taste_min.config import TaslmConfig
-def peak():
+
+def peak(fresh: bool = False) -> int:
+    """Largest resident size so far, in bytes; fresh: from here on."""
+    if fresh:
+        Path("/proc/self/clear_refs").write_text("5")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-load_taslm(sys.argv[1])  # the tiny one, so that what Python loads once is not counted
-before = peak()
-model = load_taslm(sys.argv[2])
-loaded = peak() - before
-for tensor in model.state_dict().values():  # a number of every page of the file, which brings all of them in
-    tensor.flatten().view(torch.uint8)[::4096].amax()
-print(loaded, peak() - before)
-"""
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets the peak of the memory")
 def test_loading_needs_little_more_memory_than_the_weights(folder, tmp_path):
     llm = replace(LM_SIZES.llm, vocab_size=30_000, d_model=512, n_heads=8, n_kv_heads=4, head_dim=64, d_ff=4096)
     model = released.empty_taslm(replace(LM_SIZES, llm=llm))
@@ -583,8 +574,12 @@ def test_loading_needs_little_more_memory_than_the_weights(folder, tmp_path):
     (tmp_path / "llama_tokenizer").symlink_to(folder / "llama_tokenizer")
     weights = (tmp_path / WEIGHTS).stat().st_size
     assert weights > 80e6
-    command = [sys.executable, "-c", LOADING, str(folder), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    loaded, used = map(int, done.stdout.split())
+    del model, states, tensors
+    before = peak(fresh=True)
+    model = released.load_taslm(tmp_path)
+    loaded = peak() - before
+    for tensor in model.state_dict().values():  # a number of every page of the file, which brings all of them in
+        tensor.flatten().view(torch.uint8)[::4096].amax()
+    used = peak() - before
     assert loaded < 0.25 * weights  # nothing was read yet, nor made to be overwritten
-    assert used < 1.15 * weights
+    assert 0.9 * weights < used < 1.15 * weights

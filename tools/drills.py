@@ -12,7 +12,7 @@ What is fast is a test instead:
 | kill -9 during execute | drill `execute` |
 | full disk, for every writer | drill `encode`; test_files (a_full_disk); while fetching: test_assets (disk_full) |
 | read-only cache | test_assets (unwritable_cache) |
-| clock and language | test_files (languages_and_time_zones, nobody_asks_the_clock) |
+| clock and language | drill `turkish` (Debian package locales); test_files (languages_and_time_zones, nobody_asks) |
 | no network; a wheel that vanished; a folder or hub copy instead | test_assets (no_network, package_gone, override) |
 | damaged records of our own | test_export, test_evaluate, test_corpus_files, test_files, test_train |
 | odd and long recordings | drills `odd_audio`, `long_audio`; test_audio, test_tokenizer |
@@ -165,6 +165,29 @@ def encode(folder: Path) -> dict:
     return {"full_disk_says": said.strip().replace(str(folder), "FOLDER")}
 
 
+TURKISH = """
+import locale, sys
+locale.setlocale(locale.LC_ALL, "")
+assert locale.format_string("%.1f", 1.5) == sys.argv.pop(1)
+from taste_min.cli import main
+sys.exit(main())
+"""
+
+
+def turkish(folder: Path) -> dict:
+    """A decimal comma and an i of its own, in a program that took over the language of the machine."""
+    clip, said = sorted(assets.fetch("librivox").glob("*.wav"))[1], []
+    subprocess.run(["localedef", "-i", "tr_TR", "-f", "UTF-8", folder / "tr_TR.UTF-8"], check=True)
+    for language, number in (("C.UTF-8", "1.5"), ("tr_TR.UTF-8", "1,5")):
+        out = folder / f"{number}.safetensors"
+        words = (sys.executable, "-c", TURKISH, number, "encode", clip, "--json", "-o", out)
+        said.append(done(start(*words, LOCPATH=str(folder), LC_ALL=language, TZ="Europe/Istanbul")))
+        assert said[-1][0] == 0, said[-1]
+    files = [(folder / f"{number}.safetensors").read_bytes() for number in ("1.5", "1,5")]
+    assert said[0] == said[1] and files[0] == files[1]
+    return {"words": len(json.loads(said[0][1])["words"]), "same_bytes": True}
+
+
 def odd_audio(folder: Path) -> dict:
     from torchaudio.functional import resample  # not above: taste_min comes first
 
@@ -230,7 +253,7 @@ def long_audio(folder: Path) -> dict:
     return whole | {"megabytes_to_read_it": round(grown), "windows_encoded": len(taken), "words": len(tokens.words)}
 
 
-DRILLS = {f.__name__: f for f in (prepare, fetch, corpus_build, execute, encode, odd_audio, long_audio)}
+DRILLS = {f.__name__: f for f in (prepare, fetch, corpus_build, execute, encode, turkish, odd_audio, long_audio)}
 
 
 def main() -> int:
