@@ -50,7 +50,7 @@ def test_what_nobody_measured_has_no_number():
 @pytest.mark.parametrize(
     ("value", "mutant", "status", "passing"),
     [(0.8, 0.3, "reproduced", 0), (0.3, 0.3, "same direction", 0), (-0.1, 0.3, "not reproduced", 0)]
-    + [(0.8, 0.6, "reproduced", 3)],
+    + [(0.8, 0.6, "reproduced", 7)],
 )
 def test_verdicts_follow_the_results(value, mutant, status, passing):
     (entry,) = tool.judge([EDITING], planted(value, mutant))
