@@ -7,7 +7,7 @@ page. `S` is audio samples.
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -77,6 +77,21 @@ def show(figure):
     return figure
 
 
+def points(axis, entries: Mapping[str, Mapping], colours: str | Sequence[str], shift=0.0, label=None, marker="o"):
+    """Values with their ends as horizontal lines, one row per label, the first on top.
+
+    entries: label -> {value, low, high}; ends that are None are not drawn. colours: one for all, or one per row.
+    shift: moves all rows, for a second series.
+    """
+    names = ("value", "low", "high")
+    value, low, high = np.array([[entry[name] for name in names] for entry in entries.values()], dtype=float).T
+    rows = np.arange(len(entries)) + shift
+    axis.hlines(rows, low, high, colors=colours, lw=2.5, alpha=0.5)
+    axis.scatter(value, rows, c=colours, s=28, marker=marker, label=label, zorder=3)
+    axis.set_yticks(range(len(entries)), entries)
+    axis.set_ylim(len(entries) - 0.5, -0.5)
+
+
 class Html(NamedTuple):
     """HTML for a notebook cell; `print` gives the plain-text form."""
 
@@ -118,6 +133,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence], caption: str = "") ->
     html = f'<table class="table">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     lines = ["\t".join(map(str, row)) for row in (header, *rows)]
     return Html(html, "\n".join([*lines, caption] if caption else lines))
+
+
+def verdict(claim: Mapping) -> Html:
+    """The verdict on a claim: {claim, verdict, rows of measured, criterion, result, verdict}."""
+    header = ["measured", "criterion, written beforehand", "ours, with 95 % interval", "verdict"]
+    return table(header, claim["rows"], f"{claim['claim']}: {claim['verdict']}.")
 
 
 def _loudness_matched(wav: np.ndarray, target_rms: float = 0.07, peak: float = 0.98) -> np.ndarray:

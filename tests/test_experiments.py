@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import robustness
 import torch
+from bars import weights
+from fake_taste import TEXT, tiny_taste
 
 from taste_min.corpus import Utterance
 from taste_min.text import Word
@@ -60,6 +62,22 @@ def test_pairs_are_of_one_voice_and_text_and_held_out():
     for kind, host, donor in pairs:
         assert host.text == donor.text != "text 3"
         assert {host.style, donor.style} == ({"slow", "fast"} if kind == "tempo" else {"plain", "random"})
+
+
+def test_mutants_take_the_recorded_pairs_that_are_there():
+    ids = [row["id"].rsplit("_", 1) for row in load("editing")["utterances"]][:3]
+    names = {f"{host.rsplit('-', 1)[0]}-{style}" for host, style in ids} | {host for host, _ in ids}
+    missing = ids[1][0]
+    rows = [Utterance(n, Path("x"), n[:10], "joe", 1.0, n, "test", 1.0, [], None) for n in sorted(names - {missing})]
+    pairs = edit_pairs.recorded_pairs(rows)
+    assert [(host.id, donor.id.rsplit("-", 1)[1]) for _, host, donor in pairs] == [tuple(ids[0]), tuple(ids[2])]
+
+
+def test_mutants_are_broken_as_they_are_called():
+    wav = torch.randn(16000, generator=torch.Generator().manual_seed(0)) / 10
+    sound = tiny_taste().look_inside(wav, TEXT).encoder
+    exchanged = edit_pairs.break_model(tiny_taste(), "_exchanged").look_inside(wav, TEXT).encoder
+    assert torch.equal(exchanged.last, sound.shallow) and torch.equal(exchanged.shallow, sound.last)
 
 
 @pytest.mark.parametrize("decibel", [20, 5])
@@ -149,11 +167,12 @@ def test_attention_is_compared_word_by_word_and_the_last_word_has_no_next():
 
 def test_edits_derive_from_their_rows():
     summary = json.loads(edit_pairs.SUMMARY.read_text(encoding="utf-8"))
-    for name in edit_pairs.CONDITIONS:
+    for name in (*edit_pairs.CONDITIONS, *edit_pairs.MUTANTS):
         recorded = load(f"editing{name}")
         derived = edit_pairs.summarise(recorded["utterances"])
         assert derived == {key: recorded[key] for key in derived} == summary[f"editing{name}"]
-        assert recorded["run"] == summary["run"]
+        assert recorded["run"] == summary["run_of_mutants" if name in edit_pairs.MUTANTS else "run"]
+        assert recorded["run"]["weights_manifest_sha256"] == weights()
         assert len(recorded["utterances"]) == recorded["run"]["n_measured"]
 
 

@@ -5,6 +5,7 @@ import io
 import re
 
 import matplotlib
+import matplotlib.figure
 import numpy as np
 import pytest
 import soundfile
@@ -82,6 +83,23 @@ def test_table_escapes_and_labels():
     assert page.find("tbody").find("th").get_text() == "<b>" and page.find("caption").get_text() == "x < y"
     with pytest.raises(TasteError, match="2 cells"):
         viz.table(["name", "value"], [("a", 1, 2)])
+
+
+def test_points_are_drawn_in_order_and_without_ends_that_are_not_there():
+    figure = matplotlib.figure.Figure()
+    axis = figure.subplots()
+    entries = {"a": {"value": 1.0, "low": 0.5, "high": 2.0}, "b": {"value": 3.0, "low": None, "high": None}}
+    viz.points(axis, entries, ["red", "blue"], shift=0.1)
+    lines, dots = axis.collections
+    assert dots.get_offsets().tolist() == [[1.0, 0.1], [3.0, 1.1]]
+    (first, second) = (path.vertices for path in lines.get_paths())
+    assert first.tolist() == [[0.5, 0.1], [2.0, 0.1]] and np.isnan(second[:, 0]).all()
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["a", "b"] and axis.yaxis_inverted()
+
+
+def test_a_verdict_stands_in_the_caption():
+    claim = {"claim": "It holds", "verdict": "not reproduced", "rows": [["a", "above 0", "-1.0", "not reproduced"]]}
+    assert "It holds: not reproduced." in viz.verdict(claim).html
 
 
 def test_what_is_shown_again_is_kept_under_its_name_and_not_shown_twice(monkeypatch):

@@ -3,9 +3,9 @@
     python tools/claims_pages.py
 
 Reads tests/claims.yaml (criteria, written beforehand), tests/paper_tables.yaml (the paper's numbers) and everything in
-results/full; writes results/claims.json, book/claims.md and book/paper_vs_ours.md. No number is typed by hand, and what
-was not measured says so. The differences that claims name under `reconstruction` and for unseen speech are those of
-results/full/bars.
+results/full; writes results/claims.json, book/claims.md, book/paper_vs_ours.md and the copy of the experiments that
+chapters draw (chapter_records.py). No number is typed by hand, and what was not measured says so. The differences that
+claims name under `reconstruction` and for unseen speech are those of results/full/bars.
 """
 
 import csv
@@ -16,12 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import book_files
+import chapter_records
 import yaml
 
 from taste_min.claims import NOT_TESTABLE, find, judge_claim, verdict
 
 ROOT = book_files.ROOT
-RESULTS = ROOT / "results" / "full"
+RESULTS = chapter_records.RESULTS
 NOT_MEASURED = "not measured yet"
 LEAST_WORDS = 100  # swapped words, as tests/claims.yaml asks of the editing experiment; with fewer there is no verdict
 GROUPS = {"seen": "seen voices", "unseen": "held-out voice", "human": "human clips"}
@@ -264,6 +265,7 @@ def pages() -> dict[Path, str]:
         ROOT / "results" / "claims.json": json.dumps(judged, indent=1) + "\n",
         ROOT / "book" / "claims.md": claims_page(judged),
         ROOT / "book" / "paper_vs_ours.md": paper_page(table, results),
+        chapter_records.PATH: json.dumps(chapter_records.compact(results, judged, status, shown), indent=1) + "\n",
     }
 
 
