@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from fake_corpus import make_features
 from safetensors.torch import load_file
 
-from taste_min import features
+from taste_min import features, manifest
 from taste_min import train as train_module
 from taste_min.cli import main
 from taste_min.config import tiny
@@ -383,7 +383,7 @@ def test_features_are_cached_with_the_units_beside_them_or_those_that_are_named(
     asked = []
     monkeypatch.setattr(MiniUnits, "load", asked.append)
     monkeypatch.setattr(features.FeatureExtractor, "mini", lambda units, layers: None)
-    monkeypatch.setattr(features, "read_manifest", lambda folder: [])
+    monkeypatch.setattr(manifest, "read_manifest", lambda folder: [])
     command = ["train", "features", "--data", str(tmp_path), "--out", str(tmp_path / "features")]
     assert main(command) == 0 and main([*command, "--init", str(tmp_path / "other")]) == 0
     assert asked == [tmp_path / name / "units.safetensors" for name in ("units", "other")]
