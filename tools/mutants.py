@@ -41,6 +41,7 @@ SWAPS = {
 }
 LAST, ZIPPED = "the last axis of a matrix is axis 1", "what is zipped always has the same length"
 ZERO, STRICT = "a label that is 0 becomes 0", "truth: True -> False"
+EQUALLY_LONG = "all fields of a layout have the same length"
 NEAREST = "squared = x.square().sum(-1, keepdim=True) + self.embed.square().sum(-1) - 2 * x @ self.embed.T"
 POSITIONS = "position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -n_new:],"
 PADDED = (
@@ -58,6 +59,7 @@ EQUIVALENT = {
         ("sign: -1 -> 1", "return torch.stack(codes, dim=-1).reshape(*z.shape[:-1], -1)  # (..., R)", LAST),
         ("number: 1 -> 2", "words = torch.cat([torch.full((delay,), -1), word_ids])", "below -1 all is -1 in the end"),
         (STRICT, f"{PADDED} #2", ZIPPED),
+        ("number: 0 -> 1", "mask = torch.arange(fields[0].shape[1]) < n_positions[:, None]  # (B, N)", EQUALLY_LONG),
         ("compare: text_labels < 0 -> text_labels <= 0", SPURIOUS, ZERO),
         ("number: 0 -> 1", SPURIOUS, ZERO),
         (STRICT, "use_cache: bool = True,", "without the cache the same comes out later"),
