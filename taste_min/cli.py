@@ -1,4 +1,4 @@
-"""The command `taste-min`: one function per subcommand, each with --json where it reports numbers.
+"""The command `taste-min`: its subcommands and their options, each with --json where it reports numbers.
 
 A TasteError, and a file that the system refuses, end as one sentence on stderr and exit code 2.
 """
@@ -6,17 +6,12 @@ A TasteError, and a file that the system refuses, end as one sentence on stderr 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from importlib import import_module
 
 from . import evaluate_command, speech_command, taslm_command, train_command
 from .errors import TasteError
-
-
-def fetch(args) -> int:
-    """Download and check the assets of the mini preset."""
-    from . import assets
-
-    return assets.command(args)
 
 
 def encode(args) -> int:
@@ -48,79 +43,25 @@ def encode(args) -> int:
     return 0
 
 
-def corpus(args) -> int:
-    """Build the synthetic mini corpus: speech, text and word times."""
-    from . import corpus_build
-
-    return corpus_build.command(args)
-
-
-def prepare(args) -> int:
-    """Turn LibriSpeech, LibriTTS or Emilia into a corpus folder for `train`: recordings, manifest, word times."""
-    from . import prepare
-
-    return prepare.command(args)
-
-
-def extract(args) -> int:
-    """Compute the TASTE codes of a corpus once, for the training of the language model."""
-    from . import extract
-
-    return extract.command(args)
-
-
-def train(args) -> int:
-    """Train one stage: units, features, those of the tokenizer, those of the language model."""
-    return train_command.command(args)
-
-
-def evaluate(args) -> int:
-    """Measure a system on recordings: word errors, prosody of words, quality, speaker, bits."""
-    return evaluate_command.command(args)
-
-
-def parity(args) -> int:
-    """Compare every golden tensor in a folder with this package."""
-    from . import parity
-
-    return parity.command(args)
-
-
-def export(args) -> int:
-    """Write a model in the layout of the original code: a folder like the release, or the .pt file of its trainer."""
-    from . import released_export
-
-    return released_export.command(args)
-
-
-def bench(args) -> int:
-    """Time every stage, its distance from what the machine could do, and the decoder beside the original's way."""
-    from . import bench
-
-    return bench.command(args)
-
-
-def doctor(args) -> int:
-    """Say what this machine can run: Python, torch, GPU, network, and the profile that fits."""
-    from . import doctor
-
-    return doctor.command(args)
+def _command(module: str) -> Callable[[argparse.Namespace], int]:
+    """The function `command` of a module that is imported when it runs: most of them need torch."""
+    return lambda args: import_module(f".{module}", __package__).command(args)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="taste-min", description="Text-aligned speech tokens (TASTE), in the open.")
     sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    p = sub.add_parser("doctor", help=doctor.__doc__)
+    p = sub.add_parser("doctor", help="Say what this machine can run: Python, torch, GPU, network, profile.")
     p.add_argument("--json", action="store_true", help="print JSON")
-    p.set_defaults(run=doctor)
+    p.set_defaults(run=_command("doctor"))
 
-    p = sub.add_parser("fetch", help=fetch.__doc__)
+    p = sub.add_parser("fetch", help="Download and check the assets of the mini preset.")
     p.add_argument("names", nargs="*", metavar="ASSET", help="default: what the mini preset needs")
     p.add_argument("--list", action="store_true", help="show every asset, its size, licence and whether it is here")
     p.add_argument("--verify", action="store_true", help="hash the files that are already here and repair them")
     p.add_argument("--json", action="store_true", help="print JSON")
-    p.set_defaults(run=fetch)
+    p.set_defaults(run=_command("assets"))
 
     p = sub.add_parser("encode", help=encode.__doc__)
     p.add_argument("audio", help="a recording, 16 kHz mono (see --convert)")
@@ -135,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     speech_command.add_parsers(sub)
     taslm_command.add_parsers(sub)
 
-    p = sub.add_parser("corpus", help=corpus.__doc__)
+    p = sub.add_parser("corpus", help="Build the synthetic mini corpus: speech, text and word times.")
     actions = p.add_subparsers(dest="action", required=True, metavar="ACTION")
     p = actions.add_parser("build", help="make the utterances that are missing; an interrupted build continues")
     p.add_argument("--hours", type=float, default=7.0, help="size of the corpus (default: 7)")
@@ -145,9 +86,12 @@ def _parser() -> argparse.ArgumentParser:
         "--voices", nargs="+", default=[], help="make these voices now (default: all six); joe is the fastest"
     )
     p.add_argument("--json", action="store_true", help="print JSON")
-    p.set_defaults(run=corpus)
+    p.set_defaults(run=_command("corpus_build"))
 
-    p = sub.add_parser("prepare", help=prepare.__doc__)
+    p = sub.add_parser(
+        "prepare",
+        help="Turn LibriSpeech, LibriTTS or Emilia into a corpus folder for `train`.",
+    )
     p.add_argument("corpus", choices=("librispeech", "libritts", "emilia"))
     p.add_argument("folder", help="where it was unpacked: subsets, or tar shards like EN/EN-B000000.tar")
     p.add_argument("--out", required=True, help="folder for audio/ and manifest.tsv; an interrupted run continues")
@@ -158,44 +102,47 @@ def _parser() -> argparse.ArgumentParser:
         "--graphs", help="folder of the release's .onnx files (cosyvoice/): add S3 units and CAM++ speaker vectors"
     )
     p.add_argument("--json", action="store_true", help="print JSON")
-    p.set_defaults(run=prepare)
+    p.set_defaults(run=_command("prepare"))
 
-    p = sub.add_parser("extract", help=extract.__doc__)
+    p = sub.add_parser("extract", help="Compute the codes of a corpus, for the training of the language model.")
     p.add_argument("data", help="corpus folder with manifest.tsv; with features/ the recordings are not opened")
     p.add_argument("--out", required=True, help="folder for the codes; an interrupted run continues")
     p.add_argument("--preset", default="mini", help="which model: mini, or a folder of exported parts (default: mini)")
     p.add_argument("--json", action="store_true", help="print JSON")
-    p.set_defaults(run=extract)
+    p.set_defaults(run=_command("extract"))
 
-    p = sub.add_parser("train", help=train.__doc__)
+    p = sub.add_parser("train", help="Train one stage: units, features, of the tokenizer, of the language model.")
     train_command.add_arguments(p)
-    p.set_defaults(run=train)
+    p.set_defaults(run=_command("train_command"))
 
-    p = sub.add_parser("export", help=export.__doc__)
+    p = sub.add_parser("export", help="Write a model in the layout of the release, or of the original's trainer (.pt).")
     p.add_argument("preset", help="a folder of exported parts, an original checkpoint, or a hub id")
     p.add_argument("--out", required=True, help="a folder, or a name that ends with .pt")
     p.add_argument("--taslm", help="also the language model of this adapter file or original checkpoint")
     p.add_argument("--force", action="store_true", help="replace files that exist")
     p.add_argument("--json", action="store_true", help="print JSON")
-    p.set_defaults(run=export)
+    p.set_defaults(run=_command("released_export"))
 
-    p = sub.add_parser("evaluate", help=evaluate.__doc__)
+    p = sub.add_parser("evaluate", help="Measure a system: word errors, prosody of words, quality, speaker, bits.")
     evaluate_command.add_arguments(p)
-    p.set_defaults(run=evaluate)
+    p.set_defaults(run=_command("evaluate_command"))
 
-    p = sub.add_parser("parity", help=parity.__doc__)
+    p = sub.add_parser("parity", help="Compare every golden tensor in a folder with this package.")
     p.add_argument("folder", help="folder with *.safetensors golden files")
     p.add_argument("--json", action="store_true", help="print JSON")
-    p.set_defaults(run=parity)
+    p.set_defaults(run=_command("parity"))
 
-    p = sub.add_parser("bench", help=bench.__doc__)
+    p = sub.add_parser(
+        "bench",
+        help="Time every stage, beside what the machine could do and the original's way.",
+    )
     p.add_argument("--preset", default="mini", help="mini, paper or tiny (random weights), or a folder (default: mini)")
     p.add_argument("--seconds", type=float, default=3.0, help="length of the speech, 0.5 to 30 (default: 3)")
     p.add_argument("--runs", type=int, default=3, help="the fastest of so many runs counts (default: 3)")
     groups = ("encoding", "decoding", "joint", "training")  # see bench_stages.py
     p.add_argument("--stages", nargs="+", choices=groups, help="only these (default: all)")
     p.add_argument("--json", action="store_true", help="print JSON")
-    p.set_defaults(run=bench)
+    p.set_defaults(run=_command("bench"))
     return parser
 
 

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from .audio import SAMPLE_RATE, VOCODER_RATE, read_audio
 from .data import FeatureStore
 from .errors import TasteError
-from .features import TAKE, Utterance, read_manifest, shift_of, shifted
+from .features import TAKE, shift_of, shifted
+from .manifest import Utterance, read_manifest
 from .shards import SHARD, fits, write_shard
 from .text import split_words, tokenize
 from .tokenizer import Taste

@@ -8,11 +8,10 @@ Axes: S samples, N text tokens, T encoder frames, U units, F mel frames, D width
 """
 
 import hashlib
-import json
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,58 +23,17 @@ from .audio import HOP, MEL_HOP, SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, log_
 from .encoder import WhisperEncoder
 from .errors import TasteError
 from .frame_labels import align_phones
-from .manifest import read_rows
+from .manifest import Utterance
 from .phones import read_aloud
 from .pitch import mel_pitch
 from .pointer import sound_path
 from .repro import bfloat16_is_fast
 from .shards import SHARD, fits, write_shard
 from .speaker import GE2E, load_speaker_encoder
-from .text import Word, load_tokenizer, read_word, split_words, tokenize
+from .text import Word, load_tokenizer, split_words, tokenize
 from .units import MiniUnits
 
 TAKE = "-take"  # in the name of a recording that is stored more than once
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One line of a corpus manifest: a mono recording at 22.05 kHz and its transcript."""
-
-    id: str
-    audio: Path
-    text: str
-    speaker: str
-    split: str
-    seconds: float
-    style: str
-    words: list[tuple[str, float, float]]  # word, start, end in seconds; empty when the corpus has no alignment
-
-
-def read_manifest(folder: str | Path) -> list[Utterance]:
-    """Read `manifest.tsv` (columns id, audio, text, speaker, split, seconds, maybe style and words) of a corpus folder.
-
-    Paths of recordings count from the folder. Raises TasteError when the manifest is missing or has no such columns.
-    """
-    path = Path(folder) / "manifest.tsv"
-    if not path.is_file():
-        raise TasteError(f"there is no manifest.tsv in {folder}; make a corpus first or name its folder.")
-
-    def utterance(row: dict[str, str]) -> Utterance:
-        return Utterance(
-            row["id"],
-            path.parent / row["audio"],
-            row["text"],
-            row["speaker"],
-            row["split"],
-            float(row["seconds"]),
-            row.get("style", ""),
-            [astuple(read_word(*word)) for word in json.loads(row.get("words") or "[]")],
-        )
-
-    try:
-        return read_rows(path, utterance)
-    except ValueError as error:
-        raise TasteError(f"{path} needs the columns id, audio, text, speaker, split and seconds ({error}).") from error
 
 
 @dataclass(frozen=True)

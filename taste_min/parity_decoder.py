@@ -1,7 +1,5 @@
 """Golden-tensor checks of the decoder side: unit decoder, flow and vocoder. `parity.py` calls them."""
 
-from pathlib import Path
-
 import torch
 
 from . import flow, unit_decoder, vocoder
@@ -84,13 +82,3 @@ def golden_hift(golden: Golden) -> list[Row]:
     with torch.no_grad():
         speech = model(golden.inputs["mel"], phase=golden.inputs["phase"], noise=golden.inputs["noise"])
     return [golden.row("f0", speech.f0), golden.row("wav", speech.wav)]
-
-
-def released_shapes(path: Path, prefix: str) -> dict[str, tuple[int, ...]]:
-    """Names (without `prefix`) and shapes in a list of released tensors; lines are `name <tab> shape <tab> dtype`."""
-    shapes = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        name, shape, _ = line.split("\t")
-        if name.startswith(prefix):
-            shapes[name.removeprefix(prefix)] = tuple(int(size) for size in shape.strip("()").split(",") if size)
-    return shapes

@@ -1,7 +1,7 @@
 """`taste-min prepare`: a real corpus becomes a folder that `taste-min train` reads (paper section 4.1).
 
 Every utterance is decoded, brought to 22.05 kHz mono and aligned with its text; manifest.tsv has the columns of
-`features.read_manifest`. The mini preset's units, speaker vectors and mel spectrograms follow with the stages `units`
+`manifest.read_manifest`. The mini preset's units, speaker vectors and mel spectrograms follow with the stages `units`
 and `features` of `taste-min train`; prepare_units.py adds those of the released checkpoint. What cannot be used is
 named in rejected.txt with the reason.
 
@@ -103,7 +103,7 @@ def prepare(
 
     Raises TasteError for a folder without that corpus, and when nothing of it can be used.
     """
-    from .features import read_manifest  # not above: the workers would import it
+    from .manifest import read_manifest  # not above: the workers would import it
 
     out, sources = Path(out), read_corpus(name, folder, subsets)
     first = next(sources, None)  # so that a wrong layout is reported before `out` is made

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .audio import SAMPLE_RATE, read_audio
 from .corpus_files import explained, in_order
 from .errors import TasteError
-from .features import Utterance, read_manifest
+from .manifest import Utterance, read_manifest
 from .shards import SHARD, fits, write_shard
 from .speaker import CAMPPlus
 from .units import S3Tokenizer

@@ -17,7 +17,8 @@ from .flow import Flow
 from .mel_match import match_mel
 from .text import tokenize
 from .tokens import TasteTokens
-from .unit_decoder import GeneratedUnits, Sampling, UnitDecoder
+from .unit_decoder import GeneratedUnits, UnitDecoder
+from .unit_sampling import Sampling
 from .vocoder import Vocoder
 
 TASTE_SAMPLING = Sampling(top_k=10)  # the paper's evaluation of TASTE

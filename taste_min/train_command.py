@@ -31,8 +31,8 @@ def train_units(args) -> dict:
     """Cluster speech of the training split: RUN_DIR/units.safetensors."""
     from .audio import SAMPLE_RATE, read_audio
     from .export import write_manifest
-    from .features import read_manifest
     from .frame_labels import sound_parts
+    from .manifest import read_manifest
     from .units import MiniUnits
 
     _mini_only(args)
@@ -66,7 +66,8 @@ def cache_features(args) -> dict | None:
     """Write the features of a whole corpus to RUN_DIR; processes share the files."""
     from accelerate import Accelerator
 
-    from .features import FeatureExtractor, build, read_manifest, with_takes
+    from .features import FeatureExtractor, build, with_takes
+    from .manifest import read_manifest
     from .units import MiniUnits
 
     _mini_only(args)

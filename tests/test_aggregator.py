@@ -97,6 +97,7 @@ def test_one_word_in_a_padded_batch_is_pooled_over_its_own_tokens():
     word_ids, lengths = torch.tensor([[0, 0, 0, 0], [0, 1, 2, 3]]), torch.tensor([3, 4])
     pooled = pool_words(x, word_ids, lengths)
     torch.testing.assert_close(pooled[0, :3], x[0, :3].mean(0).expand(3, -1))
+    torch.testing.assert_close(pooled[1], x[1])  # words of one token
     assert not torch.allclose(pooled[0, 0], x[0].mean(0))  # what merging with the padding would give
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from taste_min import assets
+from taste_min import assets, pip_download
 from taste_min.cli import main
 from taste_min.errors import TasteError
 
@@ -100,7 +100,7 @@ def no_pip(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("pip was started")
 
-    monkeypatch.setattr(assets.subprocess, "Popen", fail)
+    monkeypatch.setattr(pip_download.subprocess, "Popen", fail)
 
 
 def fails(name: str = "model", **more) -> str:
@@ -139,7 +139,7 @@ def test_fetch_through_pip_then_no_op(index, tmp_path, capfd, monkeypatch):
     assert not list(tmp_path.rglob("escape"))
     out, err = capfd.readouterr()
     assert out == "" and "100%" in err and str(folder) in err
-    monkeypatch.setattr(assets.subprocess, "Popen", None)  # a second call needs neither pip nor the lock
+    monkeypatch.setattr(pip_download.subprocess, "Popen", None)  # a second call needs neither pip nor the lock
     monkeypatch.setattr(assets, "FileLock", None)
     assert assets.fetch("model") == assets.fetch("model", verify=True) == folder
     assert capfd.readouterr() == ("", "")
@@ -263,7 +263,7 @@ def test_disk_full(index, monkeypatch, no_pip):
     monkeypatch.setattr(assets.shutil, "disk_usage", lambda _: usage)  # known beforehand
     assert re.search(r"is full \(\d+ MB are needed and 0 MB are free\)", fails())
     with pytest.raises(OSError, match="while downloading"):  # while pip writes
-        assets._pip_problem("ERROR: Could not install: [Errno 28] No space left on device", [])
+        pip_download.problem("ERROR: Could not install: [Errno 28] No space left on device", [])
 
 
 def test_unwritable_cache(index, tmp_path, monkeypatch, no_pip):

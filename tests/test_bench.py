@@ -10,7 +10,8 @@ from taste_min.bench_original import compare, fastest, write_units
 from taste_min.bench_stages import GROUPS, Sizes, Work, maker, stages
 from taste_min.config import tiny
 from taste_min.errors import TasteError
-from taste_min.unit_decoder import Sampling, UnitDecoder
+from taste_min.unit_decoder import UnitDecoder
+from taste_min.unit_sampling import Sampling
 
 CPU = torch.device("cpu")
 CEILING = {"flops": 1e9, "bytes_per_second": 1e9}

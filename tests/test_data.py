@@ -11,8 +11,9 @@ from safetensors.torch import save
 from taste_min import features as feature_module
 from taste_min.data import BatchOrder, FeatureStore
 from taste_min.errors import TasteError
-from taste_min.features import build, read_manifest
+from taste_min.features import build
 from taste_min.frame_labels import Phone
+from taste_min.manifest import read_manifest
 from taste_min.phones import SYMBOLS
 from taste_min.pointer import sound_path
 from taste_min.shards import read_shard_rows, write_shard

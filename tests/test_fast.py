@@ -10,7 +10,7 @@ from torch import nn
 from taste_min.errors import TasteError
 from taste_min.fast import ChannelsLastConv, FoldedTranspose, Int8Linear, convert, fast
 from taste_min.flow import FlowMatching
-from taste_min.unit_decoder import Sampling
+from taste_min.unit_sampling import Sampling
 
 
 @pytest.mark.parametrize("shape", [{}, {"dilation": 3, "padding": 3}, {"stride": 2, "padding": 1}, {"bias": False}])

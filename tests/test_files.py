@@ -41,7 +41,16 @@ def full_disk(n_bytes: int = 600):
 def checkpoint(path):
     weights = SimpleNamespace(state_dict=lambda: {"weight": torch.ones(9999)})
     Run.save(
-        SimpleNamespace(folder=path.parent, identity={}, step=1, seconds=1.0, objective=weights, optimizers={}, ema={})
+        SimpleNamespace(
+            folder=path.parent,
+            sharded=False,
+            identity={},
+            step=1,
+            seconds=1.0,
+            objective=weights,
+            optimizers={},
+            ema={},
+        )
     )
 
 

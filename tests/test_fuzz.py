@@ -22,8 +22,8 @@ from taste_min import assets, cli
 from taste_min.audio import read_audio
 from taste_min.corpus import load_manifest
 from taste_min.errors import TasteError
-from taste_min.features import read_manifest
 from taste_min.golden import load_golden
+from taste_min.manifest import read_manifest
 from taste_min.released_config import read_settings
 from taste_min.released_files import read_tensors
 from taste_min.shards import read_shard_rows

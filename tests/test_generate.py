@@ -159,6 +159,8 @@ def test_every_way_to_stop():
     assert stop([99], stop_id=99) == ("stop_id", 0, 0, True)
     assert stop([3] * 9, extra_words=1, delay=0) == ("words", 4, 4, True)
     assert stop([3, 6], delay=3) == ("script", 2, 2, True)
+    machine = Machine(1, JointSampling(), TABLES)
+    assert machine.step(3) == (True, True, -1) and machine.stopped is None  # no script that could end
 
 
 def test_no_tokenizer_can_keep_it_running():
@@ -180,6 +182,7 @@ def test_seeds_repeat_and_differ():
     assert not same(a[0], a[1])
     torch.manual_seed(123)  # the global generator plays no part
     assert same(texts(1)[0], a[0])
+    assert same(generate(model, [PROMPTS[0]], TABLES, SAMPLED)[0], texts(0)[0])  # without generators
 
 
 def test_codes_are_sampled_only_when_asked_and_only_by_token_heads():
@@ -203,12 +206,19 @@ def test_stop_token_is_allowed_although_it_is_special():
     assert all((one.token_ids < 100).all() for one in stopped)
 
 
+def test_a_script_may_end_before_the_codes_do():
+    sampling = replace(GREEDY, pad_text_at_end=False)  # text goes on, sampled, while the last codes come
+    result = generate(make(head="token", delay=2), [PROMPTS[0]], TABLES, sampling, script=[3, 6])[0]
+    assert result.token_ids.tolist() == [3, 6] and len(result.codes) == 2 and result.stopped == "script"
+
+
 def _seeds(n):
     return [torch.Generator().manual_seed(seed) for seed in range(n)]
 
 
 def test_words_follow_the_word_indices():
     tokenizer = Tokenizer(models.BPE(vocab={"Ġhel": 0, "lo": 1, "Ġyou": 2, "?": 3, ".": 4}, merges=[]))
+    tokenizer.add_special_tokens(["?"])  # part of a word all the same
     tokenizer.decoder = decoders.ByteLevel()
     tables = SamplerTables(torch.tensor([True, False, True, False, False]), IDS[:5] == 3, IDS[:5] < 0)
     model = make(vocab_size=5)
@@ -220,9 +230,9 @@ def test_words_follow_the_word_indices():
 
 def test_training_mode_is_restored_and_wrong_prompts_are_refused():
     model = make().train()
-    generate(model, [Prompt()], TABLES, GREEDY)
+    continued = generate(model, [PROMPTS[0]], TABLES, GREEDY)[0]
     assert model.training
-    model.eval()
+    assert same(continued, generate(model.eval(), [PROMPTS[0]], TABLES, GREEDY)[0]) and not model.training
     with pytest.raises(TasteError, match="a prompt is empty, text"):
         Prompt(torch.tensor([1]), torch.tensor([0]))
     with pytest.raises(TasteError, match="no tokens"):

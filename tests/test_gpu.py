@@ -11,7 +11,7 @@ from taste_min.config import taslm_tiny
 from taste_min.quantizer import ResidualVQ
 from taste_min.taslm import Taslm
 from taste_min.taslm_layout import collate
-from taste_min.unit_decoder import Sampling
+from taste_min.unit_sampling import Sampling
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,8 +11,9 @@ from fake_corpus import make_features
 
 from taste_min.config import FlowConfig, tiny
 from taste_min.data import Batch, FeatureStore
-from taste_min.features import Utterance, shift_of, shifted, with_takes, word_prosody
+from taste_min.features import shift_of, shifted, with_takes, word_prosody
 from taste_min.flow import Flow
+from taste_min.manifest import Utterance
 from taste_min.objectives import PROSODY, TokenizerObjective, unit_scores
 from taste_min.phones import read_aloud
 from taste_min.unit_decoder import UnitDecoder, UnitPrediction

@@ -12,7 +12,8 @@ from taste_min.errors import TasteError
 from taste_min.export import load_parts, write_parts
 from taste_min.phones import INDEX, SYMBOLS, SoundReader, read_aloud, word_sounds
 from taste_min.pointer import LONGEST, MAX_STEP, Pointer, lasted, sound_path
-from taste_min.unit_decoder import Sampling, UnitDecoder
+from taste_min.unit_decoder import UnitDecoder
+from taste_min.unit_sampling import Sampling
 
 PIECES = ["<end>", " st", "op", " top", " cat", "s,", "7", " well"]
 ST, OP, TOP, CAT, S, SEVEN, WELL = range(1, 8)

@@ -18,7 +18,8 @@ from taste_min.audio import VOCODER_RATE, read_audio
 from taste_min.corpora import Source
 from taste_min.data import FeatureStore
 from taste_min.errors import TasteError
-from taste_min.features import Utterance, read_manifest, shift_of
+from taste_min.features import shift_of
+from taste_min.manifest import Utterance, read_manifest
 from taste_min.prepare import COLUMNS, first_hours, prepare
 from taste_min.prepare_units import GRAPHS, add_units
 from taste_min.speaker import CAMPPlus

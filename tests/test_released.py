@@ -41,7 +41,8 @@ from taste_min.released_keys import UNREAD, from_trainer, read_keys, to_original
 from taste_min.taslm import Taslm
 from taste_min.taslm_layout import collate
 from taste_min.tokenizer import Taste
-from taste_min.unit_decoder import Sampling, UnitDecoder
+from taste_min.unit_decoder import UnitDecoder
+from taste_min.unit_sampling import Sampling
 from taste_min.vocoder import Vocoder
 
 N_UNITS, D_SPEAKER, D = 64, 12, 128  # D: two attention heads of 64, as every Whisper has

@@ -9,7 +9,7 @@ from fake_taste import speech, tiny_config, tiny_taste, tokens_of
 from taste_min import speech_decoder
 from taste_min.errors import TasteError
 from taste_min.speech_decoder import TASTE_SAMPLING, TEXT_ONLY_SAMPLING
-from taste_min.unit_decoder import Sampling
+from taste_min.unit_sampling import Sampling
 
 GREEDY = Sampling(greedy=True, min_units=5, max_units=30)
 SHORT = Sampling(max_units=25)

@@ -66,9 +66,19 @@ def test_batches_are_padded_without_labels_and_the_originals_defect_is_a_switch(
     assert original.text_labels[1].tolist() == [10, 11, 12, 0, 0, -1, -1, -1]
     assert original.text_labels[2].tolist() == [10, 11, 0, 0, -1, -1, -1, -1]
     assert (batch.taste_labels[~batch.mask] == -1).all()
+    zeros = layout(torch.zeros(3).long(), torch.arange(3), torch.zeros(3, 2).long(), SOS)  # token 0 is a label too
+    assert collate([zeros, lay([0], 1)], spurious_labels=True).text_labels[1].tolist() == [10, 0, 0, -1, -1]
 
 
 @pytest.mark.parametrize("words", [[1, 1, 2], [0, 2], [0, 1, 0], [0, 0, 1, 1, 2, 2], []])
 def test_word_indices_that_do_not_match_the_codes_are_refused(words):
     with pytest.raises(TasteError, match="word index"):
         layout(torch.arange(len(words)), torch.tensor(words, dtype=torch.long), torch.zeros(2, 4).long(), SOS)
+
+
+def test_every_token_needs_its_word_and_the_delay_is_one_word_unless_given():
+    with pytest.raises(TasteError, match="word index"):
+        layout(torch.arange(3), torch.tensor([0, 1]), torch.zeros(2, 4).long(), SOS)
+    codes = torch.tensor([[0, 0], [1, 1]])
+    default = layout(10 + torch.arange(3), torch.tensor([0, 1, 1]), codes, SOS)
+    assert all(torch.equal(a, b) for a, b in zip(lay([0, 1, 1], 1), default, strict=True))

@@ -12,7 +12,7 @@ from taste_min.export import start_from_whisper, write_parts
 from taste_min.flow import Flow
 from taste_min.objectives import TokenizerObjective
 from taste_min.tokenizer import Taste
-from taste_min.unit_decoder import Sampling
+from taste_min.unit_sampling import Sampling
 from taste_min.units import MiniUnits, cepstra
 from taste_min.vocoder import Vocoder
 

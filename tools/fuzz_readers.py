@@ -17,7 +17,7 @@ from safetensors.torch import save
 from taste_min import assets, cli
 from taste_min.ct2 import load_whisper
 from taste_min.errors import TasteError
-from taste_min.features import read_manifest
+from taste_min.manifest import read_manifest
 from taste_min.recordings import read_recordings
 from taste_min.released_config import read_settings, taslm_config, taste_config
 from taste_min.released_files import read_tensors, read_tokenizer

@@ -22,7 +22,7 @@ from taste_min.config import mini
 from taste_min.ct2 import load_whisper
 from taste_min.data import FeatureStore
 from taste_min.evaluate_command import write_json
-from taste_min.features import read_manifest
+from taste_min.manifest import read_manifest
 from taste_min.repro import ROOT, commit
 
 

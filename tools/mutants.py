@@ -39,7 +39,35 @@ SWAPS = {
     **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult},
     **{ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.Break: ast.Continue, ast.Continue: ast.Break},
 }
-EQUIVALENT: dict[str, str] = {}
+LAST, ZIPPED = "the last axis of a matrix is axis 1", "what is zipped always has the same length"
+ZERO, STRICT = "a label that is 0 becomes 0", "truth: True -> False"
+EQUALLY_LONG = "all fields of a layout have the same length"
+NEAREST = "squared = x.square().sum(-1, keepdim=True) + self.embed.square().sum(-1) - 2 * x @ self.embed.T"
+POSITIONS = "position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -n_new:],"
+PADDED = (
+    "fields = [pad_sequence(list(rows), batch_first=True, padding_value=IGNORE) for rows in zip(*layouts, strict=True)]"
+)
+SPURIOUS = "text_labels[mask & labelled & (text_labels < 0)] = 0"
+EMBEDDED = "embedded, pending = zip(*(_embed_prompt(model, prompt) for prompt in prompts), strict=True)"
+RESULTS = "[_result(trace, machine, next_codes.shape[2]) for trace, machine in zip(traces, machines, strict=True)]"
+EQUIVALENT = {
+    f"{change} | {line}": reason
+    for change, line, reason in (
+        ("sign: -1 -> 1", NEAREST, LAST),
+        ("sign: -1 -> 1", f"{NEAREST} #2", LAST),
+        ("sign: -1 -> 1", "return squared.clamp(min=0).sqrt().argmin(dim=-1)", LAST),
+        ("sign: -1 -> 1", "return torch.stack(codes, dim=-1).reshape(*z.shape[:-1], -1)  # (..., R)", LAST),
+        ("number: 1 -> 2", "words = torch.cat([torch.full((delay,), -1), word_ids])", "below -1 all is -1 in the end"),
+        (STRICT, f"{PADDED} #2", ZIPPED),
+        ("number: 0 -> 1", "mask = torch.arange(fields[0].shape[1]) < n_positions[:, None]  # (B, N)", EQUALLY_LONG),
+        ("compare: text_labels < 0 -> text_labels <= 0", SPURIOUS, ZERO),
+        ("number: 0 -> 1", SPURIOUS, ZERO),
+        (STRICT, "use_cache: bool = True,", "without the cache the same comes out later"),
+        ("operator: mask.cumsum(1) - 1 -> mask.cumsum(1) + 1", POSITIONS, "only distances of rotary positions count"),
+        (STRICT, EMBEDDED, ZIPPED),
+        (STRICT, f"return {RESULTS}", ZIPPED),
+    )
+}
 CPU_SECONDS = 60  # of one mutant; an endless loop ends here
 
 
@@ -139,7 +167,9 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="so many mutants of each piece (default: all)")
     parser.add_argument("--only", choices=PIECES, help="one piece, printed and not recorded")
     args = parser.parse_args()
-    import peft  # noqa: F401  what the tests import, once for all forks
+    import hypothesis  # noqa: F401  what the tests import, once for all forks
+    import peft  # noqa: F401
+    import pytest  # noqa: F401
     import transformers.models.whisper.modeling_whisper  # noqa: F401
 
     result = {}

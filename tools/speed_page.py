@@ -102,7 +102,7 @@ def page() -> str:
         "The original decodes with an algorithm that we wrote down plainly in `bench_original.py`: keys and values are "
         "joined anew and positions projected again at every unit, guidance takes two passes, weights are normalised at "
         "every call. It runs in the same process as ours. *float32* computes the same numbers; *int8* stores linear "
-        "layers in 8 bits; *steps* solves the flow in fewer steps of the second order.",
+        "layers as 8-bit integers; *steps* solves the flow in fewer steps of the second order.",
         against(bench),
     ]
     if record:
