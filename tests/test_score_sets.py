@@ -35,12 +35,10 @@ def write(path, seed: int) -> None:
 
 
 def test_pairs_of_recordings_are_judged_by_task(joint, tmp_path, capsys):
-    for task in ("gender_consistency", "rir_consistency"):
-        for i in range(6):
-            write(tmp_path / task / f"sample_{i // 2}_{i % 2}.wav", i)
-    results = run(capsys, "salmon", tmp_path)
-    assert set(results) == {"gender_consistency", "rir_consistency"}
-    assert all(entry["n"] == 3 and 0 <= entry["low"] <= entry["value"] <= 1 for entry in results.values())
+    for i in range(4):
+        write(tmp_path / "rir_consistency" / f"sample_{i // 2}_{i % 2}.wav", i)
+    entry = run(capsys, "salmon", tmp_path)["rir_consistency"]
+    assert entry["n"] == 2 and 0 <= entry["low"] <= entry["value"] <= 1
 
     class Louder:
         def loss(self, wav, text=None):

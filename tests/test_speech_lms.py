@@ -89,7 +89,7 @@ def test_twist_reads_units_without_repeats_behind_its_offset(units, tmp_path):
     twist = Twist.load(tmp_path, units)
     ids = 4 + units(WAV).unique_consecutive()
     want = -twist.lm(ids[None]).logits[0, :-1].log_softmax(-1)[torch.arange(len(ids) - 1), ids[1:]].mean()
-    assert twist.loss(WAV) == pytest.approx(float(want), rel=1e-5)
+    assert twist.loss(WAV) == pytest.approx(want.item(), rel=1e-5)
     for offset in (5, None):
         content = json.loads((tmp_path / "config.json").read_text()) | {"offset": offset}
         (tmp_path / "config.json").write_text(json.dumps(content))
@@ -121,7 +121,7 @@ def test_spirit_lm_reads_text_and_speech_after_their_marks(spirit_folder, units)
     spoken = spirit.sequence(WAV)
     logits = spirit.lm(spoken[None]).logits[0].log_softmax(-1)
     want = -logits[torch.arange(1, len(spoken) - 1), spoken[2:]].mean()  # without <s> and [Speech]
-    assert spirit.loss(WAV) == pytest.approx(float(want), rel=1e-5)
+    assert spirit.loss(WAV) == pytest.approx(want.item(), rel=1e-5)
     with pytest.raises(TasteError, match=r"no \[Hu99\]"):
         spirit.ids(["[Hu99]"])
 
