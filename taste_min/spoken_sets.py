@@ -147,7 +147,7 @@ def questions(path: str | Path) -> list[Question]:
             lisp = [a.replace('\\"', '"') or b for a, b in LISP_ANSWER.findall(given)]
             given = lisp or given.split(";")
         answers = tuple(answer.strip() for answer in given or () if answer.strip())
-        if not text or not answers:
+        if not text or not text.strip() or not answers:
             raise ValueError("a question without text or answer")
         audio = path.parent / "audios" / row["audio_filename"] if row.get("audio_filename") else None
         return Question(text.strip(), answers, audio)
