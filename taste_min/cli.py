@@ -109,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, help="folder for the codes; an interrupted run continues")
     p.add_argument("--preset", default="mini", help="which model: mini, or a folder of exported parts (default: mini)")
     p.add_argument("--json", action="store_true", help="print JSON")
+    p.add_argument(
+        "--no-units",
+        action="store_true",
+        help="leave out the speech units, which only unit_lm reads and which cost most",
+    )
     p.set_defaults(run=_command("extract"))
 
     p = sub.add_parser("train", help="Train one stage: units, features, of the tokenizer, of the language model.")

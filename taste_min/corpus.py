@@ -92,7 +92,8 @@ def sentences() -> dict[str, list[str]]:
     return {"dev": texts[:N_DEV], "test": texts[N_DEV : N_DEV + N_TEST], "train": texts[N_DEV + N_TEST :]}
 
 
-def _job(text: str, speaker: str, style: str, split: str, take: int = 0) -> Job:
+def job_of(text: str, speaker: str, style: str, split: str, take: int = 0) -> Job:
+    """The utterance of a sentence, with an id that says what it is."""
     key = hashlib.sha256(text.encode()).hexdigest()[:10]
     return Job(f"{key}-{speaker}-{style}{take or ''}", text, speaker, style, split)
 
@@ -102,9 +103,13 @@ def plan(hours: float) -> list[Job]:
     texts = sentences()
     held_out = []
     for i, text in enumerate(texts["test"]):  # held-out sentences: whole sets of one voice, one set after the other
-        held_out += [_job(text, TRAIN_VOICES[i % 5], style, "test") for style in PAIR]
-        held_out += [_job(text, HELD_OUT_VOICE, style, "test_voice") for style in (PAIR if i % 3 == 0 else ("random",))]
-        held_out += [_job(texts["dev"][i], TRAIN_VOICES[(i + k) % 5], STYLES[(i // 5 + k) % 5], "dev") for k in (0, 2)]
+        held_out += [job_of(text, TRAIN_VOICES[i % 5], style, "test") for style in PAIR]
+        held_out += [
+            job_of(text, HELD_OUT_VOICE, style, "test_voice") for style in (PAIR if i % 3 == 0 else ("random",))
+        ]
+        held_out += [
+            job_of(texts["dev"][i], TRAIN_VOICES[(i + k) % 5], STYLES[(i // 5 + k) % 5], "dev") for k in (0, 2)
+        ]
     n_jobs = max(5, round(hours * 3600 / SECONDS))
     held_out = held_out[: n_jobs // 5]  # only a small corpus needs this
     n_train = n_jobs - len(held_out)
@@ -112,6 +117,6 @@ def plan(hours: float) -> list[Job]:
     for n in range(n_train):
         take, i = divmod(n, len(texts["train"]))
         style = STYLES[(i // 5 + 2 * take) % 5]
-        train.append(_job(texts["train"][i], TRAIN_VOICES[(i + take) % 5], style, "train", take))
+        train.append(job_of(texts["train"][i], TRAIN_VOICES[(i + take) % 5], style, "train", take))
     places = [((i + 0.5) / len(jobs), job) for jobs in (train, held_out) for i, job in enumerate(jobs)]
     return [job for _, job in sorted(places, key=lambda place: place[0])]

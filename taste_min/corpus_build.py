@@ -17,18 +17,26 @@ from .align import align
 from .corpus import COLUMNS, Job, load_manifest, plan
 from .corpus_files import fill, hours_by, write_recording
 from .errors import TasteError
-from .prosody import prosody_of
+from .prosody import Prosody, prosody_of
 from .synth import speak
 from .voices import SAMPLE_RATE, VOICES, libraries
 
 
-def make(job: Job, out: Path) -> dict[str, str]:
-    """Speak, align and write one utterance; returns its manifest row. Raises TasteError when it cannot be aligned."""
+def manner_of(job: Job) -> tuple[Prosody, int]:
+    """How an utterance is spoken, and the seed of its random numbers."""
+    seed = int(hashlib.sha256(job.id.encode()).hexdigest()[:8], 16)
+    return prosody_of(job.style, len(job.text.split()), random.Random(seed)), seed
+
+
+def make(job: Job, out: Path, manner: tuple[Prosody, int] | None = None) -> dict[str, str]:
+    """Speak, align and write one utterance, in its own manner by default; returns its manifest row.
+
+    Raises TasteError when it cannot be aligned.
+    """
     import torch
     from torchaudio.functional import resample
 
-    seed = int(hashlib.sha256(job.id.encode()).hexdigest()[:8], 16)
-    prosody = prosody_of(job.style, len(job.text.split()), random.Random(seed))
+    prosody, seed = manner or manner_of(job)
     wav = speak(job.text, job.speaker, prosody, seed).wav
     words = align(resample(torch.from_numpy(wav), SAMPLE_RATE, 16_000), job.text)
     path = out / "audio" / job.speaker / f"{job.id}.flac"

@@ -17,7 +17,7 @@ import torchaudio
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from .audio import SAMPLE_RATE, VOCODER_RATE, read_audio
+from .audio import SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, read_audio
 from .data import FeatureStore
 from .errors import TasteError
 from .features import TAKE, shift_of, shifted
@@ -36,10 +36,12 @@ def extract(
     folder: Path,
     features: FeatureStore | None = None,
     progress: bool = True,
+    units: bool = True,
 ) -> int:
     """Write the codes of all utterances to `folder`; files that are there and fit are kept. Returns the number written.
 
     tokenizer: of the language model. features: what the frozen networks say, row by row, instead of the recordings.
+    units: with False the speech units of recordings are left out, which only the baseline on units reads.
     Per utterance: token_ids, word_ids (N,) of the language model, codes (W, R), units (U,), speaker_embedding; in its
     row id, split, speaker, style, text, seconds, words [(text, start, end)]. The transcript is the corpus's.
     """
@@ -52,7 +54,7 @@ def extract(
             continue
         rows, tensors = [], []
         for i, utterance in enumerate(part, start):
-            heard = _from_audio(taste, utterance) if features is None else _from_features(taste, features, i)
+            heard = _from_audio(taste, utterance, units) if features is None else _from_features(taste, features, i)
             text = tokenize(tokenizer, split_words(utterance.text))
             heard |= {"token_ids": text.token_ids.int(), "word_ids": text.word_ids.int()}
             tensors.append(heard)
@@ -71,11 +73,17 @@ def _row(utterance: Utterance, tensors: dict[str, torch.Tensor]) -> dict:
     return row | {"seconds": round(utterance.seconds / factor, 3)} | lengths
 
 
-def _from_audio(taste: Taste, utterance: Utterance) -> dict[str, torch.Tensor]:
+@torch.no_grad()
+def _from_audio(taste: Taste, utterance: Utterance, units: bool) -> dict[str, torch.Tensor]:
+    """As `Taste.encode` does it, without finding word times, which takes as long again."""
     wav, _ = shifted(read_audio(utterance.audio, VOCODER_RATE), utterance.words, shift_of(utterance))
     wav = torchaudio.functional.resample(wav, VOCODER_RATE, SAMPLE_RATE)
-    tokens = taste.encode(wav, utterance.text)
-    return _tensors(tokens.codes, taste.unit_ids(wav), tokens.speaker_embedding)
+    if len(wav) > WINDOW_SECONDS * SAMPLE_RATE:
+        raise TasteError(f"{utterance.audio} is longer than {WINDOW_SECONDS} s; cut the corpus.")
+    tower = taste.look_inside(wav, utterance.text)
+    codes = _codes(taste, tower.aggregator.pooled, tower.text.word_ids)
+    heard = taste.unit_ids(wav) if units else torch.zeros(0)
+    return _tensors(codes, heard, taste.speaker_encoder.speaker_embedding(wav))
 
 
 @torch.no_grad()
@@ -89,9 +97,13 @@ def _from_features(taste: Taste, store: FeatureStore, index: int) -> dict[str, t
         batch.values,
         key_lengths=batch.frame_lengths,
     ).pooled  # (1, N, D)
-    first = torch.cat([torch.ones(1), batch.word_ids[0].diff()]).bool()
-    codes = taste.quantizer(pooled[:, first]).codes[0]  # (W, R)
-    return _tensors(codes, batch.units[0], batch.speaker_embedding[0])
+    return _tensors(_codes(taste, pooled, batch.word_ids[0]), batch.units[0], batch.speaker_embedding[0])
+
+
+def _codes(taste: Taste, pooled: torch.Tensor, word_ids: torch.Tensor) -> torch.Tensor:
+    """pooled (1, N, D), word_ids (N,) -> codes (W, R), from the first token of each word."""
+    first = torch.cat([torch.ones(1), word_ids.diff()]).bool()
+    return taste.quantizer(pooled[:, first]).codes[0]
 
 
 def _tensors(codes: torch.Tensor, units: torch.Tensor, speaker: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -117,7 +129,7 @@ def command(args) -> int:
         store = FeatureStore(data / "features", SPLITS)
         utterances = of_features(utterances, store)
     taste, (_, tokenizer) = Taste.from_pretrained(args.preset), load_smollm()
-    written = extract(utterances, taste, tokenizer, Path(args.out), store)
+    written = extract(utterances, taste, tokenizer, Path(args.out), store, units=not args.no_units)
     facts = {"utterances": len(utterances), "files_written": written, "from_features": store is not None}
     print(
         json.dumps(facts, indent=2) if args.json else f"{args.out}: {len(utterances)} utterances, {written} new files"

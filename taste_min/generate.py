@@ -25,12 +25,16 @@ DEFAULT_SAMPLING = JointSampling()
 class Prompt:
     """Speech (all three given), text (token_ids alone) or nothing. token_ids, word_ids: (T,), codes: (W, R).
 
-    As in the released system a text prompt enters as plain text embeddings, without start token and fusion.
+    before, after: text tokens around the speech, such as an instruction or examples. As in the released system text
+    enters as plain embeddings, without start token and fusion, and so the codes of the last spoken word do not enter
+    when text follows.
     """
 
     token_ids: torch.Tensor | None = None
     word_ids: torch.Tensor | None = None
     codes: torch.Tensor | None = None
+    before: torch.Tensor | None = None
+    after: torch.Tensor | None = None
 
     def __post_init__(self):
         given = [part is not None for part in (self.token_ids, self.word_ids, self.codes)]
@@ -38,6 +42,8 @@ class Prompt:
             raise TasteError("a prompt is empty, text (token_ids) or speech (token_ids, word_ids and codes).")
         if given[0] and len(self.token_ids) == 0:
             raise TasteError("the prompt has no tokens; leave it out to start from nothing.")
+        if (self.before is None) != (self.after is None) or (self.before is not None and not given[2]):
+            raise TasteError("text before and after goes with speech, and both must be given.")
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,11 @@ def _embed_prompt(model: Taslm, prompt: Prompt) -> tuple[torch.Tensor, torch.Ten
         return model.embed_text(prompt.token_ids.to(model.device)), pending
     laid = model.layout(prompt.token_ids.cpu(), prompt.word_ids.cpu(), prompt.codes.cpu())
     n = 1 + len(prompt.token_ids)
-    return model.embed_sequence(laid.token_ids[:n].to(model.device), laid.codes[:n].to(model.device)), laid.codes[n:]
+    speech = model.embed_sequence(laid.token_ids[:n].to(model.device), laid.codes[:n].to(model.device))
+    if prompt.before is None:
+        return speech, laid.codes[n:]
+    before, after = (model.embed_text(text.to(model.device)) for text in (prompt.before, prompt.after))
+    return torch.cat([before, speech[1:], after]), pending
 
 
 def _choose_codes(taste: HeadOutput, b: int, top_p: float, generator: torch.Generator) -> torch.Tensor:

@@ -16,7 +16,7 @@ from .audio import MEL_HOP, SAMPLE_RATE, VOCODER_RATE
 
 
 @functools.cache
-def _tracker() -> SwiftF0:
+def tracker() -> SwiftF0:
     return SwiftF0(threads=1, spin=False)
 
 
@@ -31,7 +31,7 @@ def mel_pitch(wav: torch.Tensor, low: float = 60.0, high: float = 500.0) -> torc
     if not n_frames:
         return torch.zeros(0)
     sound = torchaudio.functional.resample(wav.cpu().float(), VOCODER_RATE, SAMPLE_RATE)
-    found = _tracker().detect(sound.numpy(), SAMPLE_RATE, low, high)
+    found = tracker().detect(sound.numpy(), SAMPLE_RATE, low, high)
     voiced = found.confidence >= 0.5
     if not voiced.any():
         return torch.zeros(n_frames)

@@ -19,13 +19,15 @@ from .errors import TasteError
 from .objectives_taslm import LanguageObjective, TaslmObjective
 from .quantizer import ResidualVQ
 from .taslm import Taslm, text_logits
-from .taslm_layout import IGNORE, collate
+from .taslm_layout import IGNORE, Batch, collate
 from .taslm_speech import position_losses
+from .unit_lm import UnitBatch
 
 BUDGET = 320  # padded positions that are judged at a time
 PAIRS = 12  # of utterances that are judged at a time
 TEXT, CODES = slice(0, 2), slice(2, 4)  # columns of `utterance_losses`
 RATE_GAP = 1.15  # two renderings of a sentence count as of different rate when one lasts so much longer
+PITCHES = ("low", "plain", "high")  # styles of tools/taslm_renderings.py that differ in nothing else
 
 
 class Pair(NamedTuple):
@@ -36,7 +38,6 @@ class Pair(NamedTuple):
     cut: int
 
 
-@torch.no_grad()
 def utterance_losses(
     objective: LanguageObjective, store: FeatureStore, only: Sequence[int] | None = None, shuffle: int | None = None
 ) -> np.ndarray:
@@ -51,17 +52,23 @@ def utterance_losses(
     objective.eval()
     for rows in map(order.__getitem__, range(order.per_epoch)):
         batch = objective.load(store, only[rows].tolist())
-        if isinstance(objective, TaslmObjective):
-            if shuffle is not None:
-                batch = batch._replace(token_ids=shuffled(batch.token_ids, shuffle))
-            text, codes = position_losses(objective.model, batch)
-            counts = (batch.text_labels >= 0).sum(1), (batch.taste_labels[..., 0] >= 0).sum(1)
-        else:
-            output = objective.model(batch, kl=False)
-            text, codes = output.text_nll, output.unit_nll
-            counts = (batch.token_ids[:, 1:] >= 0).sum(1), (batch.units >= 0).sum(1)
-        table[rows] = torch.stack([text.sum(1), counts[0], codes.sum(1), counts[1]], dim=1).numpy()
+        if shuffle is not None:
+            batch = batch._replace(token_ids=shuffled(batch.token_ids, shuffle))
+        table[rows] = row_sums(objective, batch)
     return table
+
+
+@torch.no_grad()
+def row_sums(objective: LanguageObjective, batch: Batch | UnitBatch) -> np.ndarray:
+    """(B, 4): the columns of `utterance_losses` for every row of a batch that the objective has made."""
+    if isinstance(objective, TaslmObjective):
+        text, codes = position_losses(objective.model, batch)
+        counts = (batch.text_labels >= 0).sum(1), (batch.taste_labels[..., 0] >= 0).sum(1)
+    else:
+        output = objective.model(batch, kl=False)
+        text, codes = output.text_nll, output.unit_nll
+        counts = (batch.token_ids[:, 1:] >= 0).sum(1), (batch.units >= 0).sum(1)
+    return torch.stack([text.sum(1), counts[0], codes.sum(1), counts[1]], dim=1).numpy()
 
 
 def shuffled(token_ids: torch.Tensor, seed: int) -> torch.Tensor:
@@ -120,6 +127,16 @@ def other_rate(a: dict, b: dict) -> bool:
     slow, fast = max(a["seconds"], b["seconds"]), min(a["seconds"], b["seconds"])
     even = {a["style"], b["style"]} <= {"plain", "slow", "fast"}
     return a["speaker"] == b["speaker"] and even and slow >= RATE_GAP * fast
+
+
+def other_pitch(a: dict, b: dict) -> bool:
+    """Both evenly spoken by one voice at one rate, one at a clearly higher pitch."""
+    return a["speaker"] == b["speaker"] and a["style"] != b["style"] and {a["style"], b["style"]} <= set(PITCHES)
+
+
+def other_emphasis(a: dict, b: dict) -> bool:
+    """By one voice, one evenly, the other with emphasis on every second word."""
+    return a["speaker"] == b["speaker"] and {a["style"], b["style"]} == {"plain", "emphatic"}
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models
 
+from taste_min import generate as generate_module
 from taste_min.config import taslm_tiny
 from taste_min.errors import TasteError
 from taste_min.generate import Machine, Prompt, generate
@@ -226,6 +227,23 @@ def test_words_follow_the_word_indices():
     assert result.words(tokenizer) == ["hello", "you?"]
     assert result.word_ids.tolist() == [0, 0, 1, 1]
     assert result.codes.shape == (2, 4)
+
+
+def test_speech_between_text_is_read_in_order_and_batches_change_nothing():
+    model, heard = make(), speech([0, 0, 1, 2])
+    before, after = torch.tensor([119, 5, 6]), torch.tensor([7, 8])
+    prompt = replace(heard, before=before, after=after)
+    embedded, pending = generate_module._embed_prompt(model, prompt)
+    alone, _ = generate_module._embed_prompt(model, heard)
+    assert torch.equal(embedded[:3], model.embed_text(before)) and torch.equal(embedded[-2:], model.embed_text(after))
+    assert torch.equal(embedded[3:-2], alone[1:]) and (pending < 0).all()
+    together = generate(model, [prompt, PROMPTS[1], heard], TABLES, GREEDY)
+    assert same(together[0], generate(model, [prompt], TABLES, GREEDY)[0])
+    assert same(together[0], generate(model, [prompt], TABLES, GREEDY, use_cache=False)[0])
+    with pytest.raises(TasteError, match="both must be given"):
+        replace(heard, before=before)
+    with pytest.raises(TasteError, match="goes with speech"):
+        Prompt(before=before, after=after)
 
 
 def test_training_mode_is_restored_and_wrong_prompts_are_refused():

@@ -12,6 +12,8 @@ from taste_min.taslm_eval import (
     TEXT,
     Pair,
     difference,
+    other_emphasis,
+    other_pitch,
     other_rate,
     other_speaker,
     pairs_of,
@@ -85,11 +87,14 @@ class Rows:
         {"text": "a b c d", "speaker": s, "style": style, "seconds": seconds}
         for s, style, seconds in (("x", "plain", 2.0), ("y", "plain", 2.1), ("x", "slow", 2.9), ("x", "random", 9.0))
     ] + [{"text": "e f", "speaker": "x", "style": "plain", "seconds": 2.0}]
+    rows += [{"text": "g h", "speaker": "x", "style": s, "seconds": 2.0} for s in ("low", "plain", "high", "emphatic")]
 
 
 def test_pairs_are_renderings_of_one_sentence_both_ways():
     assert pairs_of(Rows, other_speaker) == [Pair(0, 1, 2), Pair(1, 0, 2)]
     assert pairs_of(Rows, other_rate) == [Pair(0, 2, 2), Pair(2, 0, 2)]
+    assert pairs_of(Rows, other_pitch) == [Pair(i, j, 1) for i in (5, 6, 7) for j in (5, 6, 7) if i != j]
+    assert pairs_of(Rows, other_emphasis) == [Pair(6, 8, 1), Pair(8, 6, 1)]
 
 
 def test_a_model_that_learnt_one_voice_prefers_it_and_a_deaf_one_does_not_care(objective, store):

@@ -183,6 +183,9 @@ TOKENIZER = {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, 
 GOLDEN = {"w.weight": torch.ones(2, 2), "i.x": torch.ones(2), "o.y": torch.ones(2)}
 
 WANTED = ("one/model.bin", "one/LICENSE")
+QUESTIONS = [{"url": "u", "utterance": "who?", "targetValue": '(list (description "A B") (description C))'}]
+QUESTIONS += [{"question": "why?", "answers": ["so", "not"]}]
+SPOKEN_QUESTIONS = [{"Questions": f"who {i}?", "Answer": "A; B", "audio_filename": f"{i}.mp3"} for i in range(2)]
 
 
 def table(*rows: dict) -> bytes:

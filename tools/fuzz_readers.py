@@ -82,6 +82,13 @@ def check_rows(rows: list) -> None:
             expect(isinstance(text, str) and 0 <= start <= end < math.inf, f"the word {word}")
 
 
+def check_questions(items: list) -> None:
+    expect(bool(items), "no questions")
+    for item in items:
+        texts = (item.text, *item.answers)
+        expect(bool(item.answers) and all(isinstance(text, str) and text.strip() for text in texts), f"{item}")
+
+
 def check_variables(variables: dict) -> None:
     for array in variables.values():
         array.sum()

@@ -7,6 +7,7 @@ from fuzz_readers import (
     Target,
     archive_of,
     check_audio,
+    check_questions,
     check_rows,
     check_tokens,
     check_units,
@@ -30,6 +31,7 @@ from taste_min.golden import load_golden
 from taste_min.released_files import read_pickle
 from taste_min.shards import read_shard_rows
 from taste_min.speaker import GE2E
+from taste_min.spoken_sets import questions
 from taste_min.text import load_tokenizer
 from taste_min.tokens import TasteTokens
 from taste_min.train import CHECKPOINT, read_checkpoint
@@ -148,5 +150,13 @@ TARGETS = [
     ),
     Target("training manifest", inputs.tables([files.UTTERANCE, files.UTTERANCE]), features_of),
     Target("evaluation manifest", inputs.tables([files.EDIT, files.EDIT | {"id": "u2"}]), recordings_of, cost=3),
+    Target(
+        "questions",
+        inputs.odd_json(files.QUESTIONS).map(str.encode),
+        on_file("case.json", questions, check_questions),
+    ),
+    Target(
+        "table of questions", inputs.tables(files.SPOKEN_QUESTIONS), on_file("case.tsv", questions, check_questions)
+    ),
     Target("command line", words(), command_of, cost=3, named=False),
 ]

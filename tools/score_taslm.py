@@ -2,9 +2,9 @@
 
     python tools/score_taslm.py CODES RUNS [--voices CODES2] [--out FILE]
 
-CODES: what `taste-min extract` wrote of the corpus; CODES2: of tools/taslm_renderings.py, for pairs of speakers. RUNS:
-folder with the runs taslm_token, taslm_embedding, unit_lm, taslm_text, taslm_codes and taslm_no_kl of `taste-min
-train`; what is not there is left out.
+CODES: what `taste-min extract` wrote of the corpus; CODES2: of tools/taslm_renderings.py, for pairs of speakers, pitch
+and emphasis, stories and questions. RUNS: folder with the runs taslm_token, taslm_embedding, unit_lm, taslm_text,
+taslm_codes and taslm_no_kl of `taste-min train`; what is not there is left out.
 """
 
 import argparse
@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from experiments.set_report import SetReport
 
 from taste_min.bootstrap import Interval, bca_interval, merge_groups, ratio
 from taste_min.config import mini
 from taste_min.data import FeatureStore
+from taste_min.errors import TasteError
 from taste_min.export import load_quantizer
 from taste_min.repro import commit
 from taste_min.stages import STAGES
@@ -26,6 +28,8 @@ from taste_min.taslm_eval import (
     CODES,
     TEXT,
     difference,
+    other_emphasis,
+    other_pitch,
     other_rate,
     other_speaker,
     pairs_of,
@@ -45,6 +49,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMES = {"taslm_token": "token", "taslm_embedding": "embedding", "taslm_text": "text_alone"}
 NAMES |= {"taslm_codes": "codes_alone", "taslm_no_kl": "no_kl", "unit_lm": "units"}
 RUNS = tuple(NAMES)
+FEW = 48  # pairs for a model that cannot tell them apart
+KINDS = {"rate": other_rate, "speaker": other_speaker, "pitch": other_pitch, "emphasis": other_emphasis}
 
 
 def load(stage: str, runs: Path):
@@ -69,15 +75,29 @@ def book_prose() -> list[str]:
     return list(found)
 
 
+def with_units(codes: Path, test: FeatureStore, plain: list[int]) -> tuple[FeatureStore, list[int]]:
+    """The store of `codes` and its rows of the utterances `plain` of the test set. Raises TasteError without units."""
+    store = FeatureStore(codes, "test")
+    places = {row["id"]: i for i, row in enumerate(store.rows) if row["n_runs"]}
+    missing = [test.rows[i]["id"] for i in plain if test.rows[i]["id"] not in places]
+    if missing:
+        raise TasteError(f"{codes} has no units of {missing[0]}; extract it without --no-units.")
+    return store, [places[test.rows[i]["id"]] for i in plain]
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("codes", type=Path)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--voices", type=Path, help="codes of more renderings of the test sentences")
+    parser.add_argument("--voices", type=Path, help="codes of what tools/taslm_renderings.py spoke")
+    parser.add_argument("--unit-codes", type=Path, help="codes with units for unit_lm, when CODES has none")
+    parser.add_argument("--unit-stories", type=int, help="judge the unit model, which is slow, on the first so many")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "full" / "taslm.json")
     args = parser.parse_args(argv)
     train, test = FeatureStore(args.codes, "train"), FeatureStore(args.codes, "test")
     voices = FeatureStore(args.voices, "test") if args.voices else None
+    if voices and voices.fingerprint != test.fingerprint:
+        raise TasteError(f"{args.voices} and {args.codes} were made by different quantizers; extract them again.")
     texts = [row["text"] for row in test.rows]
     plain = [i for i, row in enumerate(test.rows) if row["style"] == "plain"]
     prose = book_prose()[::PROSE_STEP]
@@ -87,25 +107,32 @@ def main(argv: list[str] | None = None) -> None:
         results[name] = asdict(interval) | facts
         print(name, {key: round(value, 4) for key, value in results[name].items()}, flush=True)
 
+    sets = SetReport(voices, put, args.unit_stories)
     for stage in RUNS:
         if not (args.runs / stage / "export" / f"{stage}.safetensors").is_file():
             print(f"{stage} was not trained")
             continue
         objective, name = load(stage, args.runs), NAMES[stage]
         # the baseline has ten times the positions: one rendering of each sentence
-        losses[name] = utterance_losses(objective, test, plain if stage == "unit_lm" else None)
+        if stage == "unit_lm":
+            losses[name] = utterance_losses(objective, *with_units(args.unit_codes or args.codes, test, plain))
+        else:
+            losses[name] = utterance_losses(objective, test)
         if stage == "taslm_token":
             losses["shuffled_text"] = utterance_losses(objective, test, shuffle=0)
         if stage in ("taslm_token", "taslm_embedding", "taslm_text"):
-            for kind, store, switched in (("rate", test, other_rate), ("speaker", voices, other_speaker)):
-                if store:
-                    found = pairs_of(store, switched)
+            for kind, switched in KINDS.items():
+                store = test if kind == "rate" else voices
+                if store and (found := pairs_of(store, switched)):
+                    found = found[:FEW] if stage == "taslm_text" else found  # it hears no codes
                     owners = [store.rows[pair.kept]["text"] for pair in found]
                     pairs[name, kind] = prefers_consistent(objective, store, found), owners
                     put(f"{name}_{kind}_pairs", share(*pairs[name, kind]), n=len(found))
+        sets.measure(name, objective)
         if stage in ("taslm_token", "taslm_no_kl", "taslm_embedding", "taslm_text"):
             read[name] = text_losses(objective.model, prose, adapted=True)
-            read["before"] = read.get("before", text_losses(objective.model, prose, adapted=False))
+            if "before" not in read:
+                read["before"] = text_losses(objective.model, prose, adapted=False)
 
     def compare(key: str, worse: str, better: str, columns: slice) -> None:
         """How much more `worse` loses than `better`, on all test sentences or on those that both have."""
@@ -136,17 +163,24 @@ def main(argv: list[str] | None = None) -> None:
         put(key.get(name, f"perplexity_rise_{name}"), perplexity_rise(read[name], read["before"]))
     if {"token", "no_kl"} <= set(read):
         put("perplexity_rise_without_kl_minus_with", rise_difference(read["no_kl"], read["token"], read["before"]))
-    both = [
-        pairs[name, kind] for kind in ("rate", "speaker") for name in ("token", "embedding") if (name, kind) in pairs
-    ]
-    if len(both) == 4:
-        chosen = [np.concatenate([both[i][0], both[i + 2][0]]) for i in (0, 1)]
-        put("token_minus_embedding_acoustic_pairs", share(chosen[0] - chosen[1], both[0][1] + both[2][1]))
+    acoustic = {}
+    for name in ("token", "embedding"):
+        heard = [pairs[name, kind] for kind in KINDS if (name, kind) in pairs]
+        if heard:
+            acoustic[name] = np.concatenate([chosen for chosen, _ in heard])
+            owners = [owner for _, some in heard for owner in some]
+            put(f"{name}_acoustic_pairs", share(acoustic[name], owners), n=len(owners))
+    if len(acoustic) == 2:
+        put("token_minus_embedding_acoustic_pairs", share(acoustic["token"] - acoustic["embedding"], owners))
+    sets.compare()
+    results["replies"] = sets.said()
     results["run"] = {
         "commit": commit(),
         "device": f"{torch.get_num_threads()} cpu thread(s), float32",
         "utterances": len(test),
         "sentences": len(set(texts)),
+        "stories": len(sets.stories),
+        "questions": len(sets.questions),
         "prose_words": sum(len(text.split()) for text in prose),
         "stages": {stage: manifest(args.runs, stage) for stage in RUNS if (args.runs / stage / "export").is_dir()},
     }
