@@ -23,6 +23,7 @@ from experiments.set_scores import (
 from tokenizers import Tokenizer, decoders, models
 
 from taste_min.data import FeatureStore
+from taste_min.errors import TasteError
 from taste_min.shards import write_shard
 from taste_min.spoken_sets import Choice, Question, own_stories
 from taste_min.stages import STAGES
@@ -100,6 +101,13 @@ def test_without_its_context_an_ending_is_right_as_often_as_its_twin(store):
     assert (sums[0, 0] != story_sums(objective("taslm_token"), store, STORIES)[0, 0]).any()
     deaf_to_context = np.array([[[1, 1, 0, 0], [2, 1, 0, 0]], [[2, 1, 0, 0], [1, 1, 0, 0]]], dtype=float)
     assert prefers_right(deaf_to_context, 1, 0).tolist() == [1.0, 0.0]
+
+
+def test_the_unit_model_needs_units(store, monkeypatch):
+    told = sequence(store, [0]) | {"units": torch.zeros(0, dtype=torch.long)}
+    monkeypatch.setattr(set_scores, "sequence", lambda store, rows: told)
+    with pytest.raises(TasteError, match="without --no-units"):
+        story_sums(objective("unit_lm"), store, STORIES)
 
 
 def test_weights_and_lengths_decide_and_missing_codes_do_not_count():

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from taste_min.data import FeatureStore
+from taste_min.errors import TasteError
 from taste_min.generate import Prompt, generate
 from taste_min.joint_sampler import JointSampling, sampler_tables
 from taste_min.metrics import normalize
@@ -76,6 +77,8 @@ def story_sums(
             layouts = [objective.model.layout(s["token_ids"], s["word_ids"], s["codes"]) for s in told]
             batch = objective.hide(collate(layouts))
         else:
+            if not all(len(s["units"]) for s in told):
+                raise TasteError("the stories have no units; extract them without --no-units.")
             batch = collate_units([(s["token_ids"], s["units"]) for s in told], objective.model.config.sos_id)
         table.append(row_sums(objective, batch))
     return np.array(table)
