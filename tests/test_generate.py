@@ -1,5 +1,6 @@
 """Continuation: the state machine, the cache, batches, agreement with teacher forcing, and the ways to stop."""
 
+import sys
 from dataclasses import replace
 from functools import cache
 
@@ -204,6 +205,18 @@ def test_stop_token_is_allowed_although_it_is_special():
     stopped = generate(model, [Prompt()] * 10, TABLES, sampling, _seeds(10))
     assert any(one.stopped == "stop_id" for one in stopped)
     assert all((one.token_ids < 100).all() for one in stopped)
+
+
+def test_the_sampler_is_told_what_was_said(monkeypatch):
+    told = []
+
+    def sampler(scores, history, *more):
+        told.append(list(history))
+        return 3
+
+    monkeypatch.setattr(sys.modules[generate.__module__], "sample_text", sampler)
+    generate(make(), [Prompt(torch.tensor([5, 6]))], TABLES, JointSampling(extra_words=1))
+    assert told == [[5, 6, *[3] * n] for n in range(4)]
 
 
 def test_a_script_may_end_before_the_codes_do():
