@@ -76,7 +76,7 @@ def test_the_cache_and_the_neighbours_in_a_batch_change_nothing(head, delay):
 @pytest.mark.parametrize("delay", [0, 1, 2, 3])
 def test_generated_codes_are_what_teacher_forcing_predicts(head, delay):
     model = make(head=head, delay=delay)
-    for prompt in (PROMPTS[0], Prompt(), PROMPTS[3]):
+    for prompt in (PROMPTS[0], Prompt(), PROMPTS[3], speech(list(range(40)))):  # the last longer than the model is wide
         result = generate(model, [prompt], TABLES, GREEDY)[0]
         assert _forced(model, prompt, result) == (True, True)
 
