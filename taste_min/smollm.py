@@ -10,9 +10,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-import transformers
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaForCausalLM
 
 from .assets import cache_folder, fetch
 from .errors import TasteError
@@ -34,10 +33,8 @@ def _unpack(asset: Path, folder: Path) -> None:
     except ImportError as error:
         raise TasteError("reading SmolLM2 needs the package gguf; install it with `pip install gguf`.") from error
     name = next(asset.glob("*.gguf")).name
-    plain = {}  # what transformers without GgufConfig, before 5.17, always does
-    if hasattr(transformers, "GgufConfig"):
-        plain = {"quantization_config": transformers.GgufConfig(dequantize=True)}
-    model = AutoModelForCausalLM.from_pretrained(asset, gguf_file=name, dtype=torch.float16, **plain)
+    plain = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(asset, gguf_file=name, dtype=torch.float16, quantization_config=plain)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         model.save_pretrained(partial)

@@ -1,5 +1,6 @@
 """Continuation: the state machine, the cache, batches, agreement with teacher forcing, and the ways to stop."""
 
+import sys
 from dataclasses import replace
 from functools import cache
 
@@ -76,7 +77,7 @@ def test_the_cache_and_the_neighbours_in_a_batch_change_nothing(head, delay):
 @pytest.mark.parametrize("delay", [0, 1, 2, 3])
 def test_generated_codes_are_what_teacher_forcing_predicts(head, delay):
     model = make(head=head, delay=delay)
-    for prompt in (PROMPTS[0], Prompt(), PROMPTS[3]):
+    for prompt in (PROMPTS[0], Prompt(), PROMPTS[3], speech(list(range(40)))):  # the last longer than the model is wide
         result = generate(model, [prompt], TABLES, GREEDY)[0]
         assert _forced(model, prompt, result) == (True, True)
 
@@ -205,6 +206,18 @@ def test_stop_token_is_allowed_although_it_is_special():
     stopped = generate(model, [Prompt()] * 10, TABLES, sampling, _seeds(10))
     assert any(one.stopped == "stop_id" for one in stopped)
     assert all((one.token_ids < 100).all() for one in stopped)
+
+
+def test_the_sampler_is_told_what_was_said(monkeypatch):
+    told = []
+
+    def sampler(scores, history, *more):
+        told.append(list(history))
+        return 3
+
+    monkeypatch.setattr(sys.modules[generate.__module__], "sample_text", sampler)
+    generate(make(), [Prompt(torch.tensor([5, 6]))], TABLES, JointSampling(extra_words=1))
+    assert told == [[5, 6, *[3] * n] for n in range(4)]
 
 
 def test_a_script_may_end_before_the_codes_do():
