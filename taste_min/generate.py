@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch.nn.utils.rnn import pad_sequence
 
 from .errors import TasteError
-from .joint_sampler import JointSampling, SamplerTables, keep_top_p, sample_text
+from .joint_sampler import JointSampling, SamplerTables, first_bans, keep_top_p, sample_text
 from .taslm import HeadOutput, Taslm
 from .taslm_layout import IGNORE
 
@@ -100,7 +100,7 @@ class Machine:
         if not waiting:
             if self.words >= sampling.extra_words and self.tables.sentence_end[token]:
                 self.stopped = "sentence"
-            elif self.words >= 3 * sampling.extra_words:
+            elif self.words >= sampling.max_factor * sampling.extra_words:
                 self.stopped = "words"
             elif self.tokens + 1 >= sampling.max_tokens:  # dev: token-cap
                 self.stopped = "tokens"
@@ -142,6 +142,7 @@ def generate(
     banned = tables.banned.clone()
     if sampling.stop_id is not None:
         banned[sampling.stop_id] = False
+    banned_first = first_bans(tables, banned)
 
     embedded, pending = zip(*(_embed_prompt(model, prompt) for prompt in prompts), strict=True)
     inputs = pad_sequence(list(embedded), batch_first=True, padding_side="left")  # (B, N, D)
@@ -174,7 +175,8 @@ def generate(
                 if script is not None and turn < len(script):
                     token = script[turn]
                 else:
-                    token = sample_text(scores[b], histories[b], sampling, banned, generators[b])
+                    bans = banned if traces[b] else banned_first
+                    token = sample_text(scores[b], histories[b], sampling, bans, generators[b])
             keep, word_start, word = machine.step(token, last=script is not None and turn >= len(script) - 1)
             codes = _choose_codes(taste, b, sampling.taste_top_p, generators[b]) if word >= 0 else None
             if word_start:  # the speech side changes: first the end of the prompt, then what was just taken

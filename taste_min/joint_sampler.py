@@ -17,7 +17,7 @@ SPOKEN = set(".,'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 @dataclass(frozen=True)
 class JointSampling:
-    """extra_words: words after which a sentence may end the text; three times as many end it in any case.
+    """extra_words: words after which a sentence may end the text; max_factor times as many end it in any case.
 
     max_tokens: hard limit of generated text tokens. top_p: 0 takes the best; taste_top_p is per codebook and has no
     effect on the embedding head. The repetition penalty (1 = none) also counts the prompt. stop_id: a text token that
@@ -26,6 +26,7 @@ class JointSampling:
     """
 
     extra_words: int = 8
+    max_factor: int = 5  # dev: word-limit
     max_tokens: int = 256
     top_p: float = 0.9
     temperature: float = 1.0
@@ -35,8 +36,8 @@ class JointSampling:
     pad_text_at_end: bool = True  # dev: pad-text-at-end
 
     def __post_init__(self):
-        if self.extra_words < 1 or self.max_tokens < 1:
-            raise TasteError("extra_words and max_tokens must be at least 1.")
+        if min(self.extra_words, self.max_factor, self.max_tokens) < 1:
+            raise TasteError("extra_words, max_factor and max_tokens must be at least 1.")
         if not (0 <= self.top_p <= 1 and 0 <= self.taste_top_p <= 1):
             raise TasteError("top_p and taste_top_p must lie in 0..1; 0 always takes the best.")
         if self.temperature <= 0 or self.repetition_penalty <= 0:
@@ -90,6 +91,13 @@ def _is_word_piece(text: str) -> bool:
     """True when no white space is left after removing one leading space, and something is."""
     body = text.removeprefix(" ")
     return body != "" and not any(character.isspace() for character in body)
+
+
+def first_bans(tables: SamplerTables, banned: torch.Tensor) -> torch.Tensor:
+    """banned (V,) and, for the first token of a continuation, what starts no word, where the vocabulary knows the
+    difference."""
+    allowed = tables.word_start & ~banned
+    return ~allowed if allowed.any() else banned  # dev: first-token-starts-a-word
 
 
 def keep_top_p(scores: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -101,7 +101,9 @@ def golden_taslm(golden: Golden) -> list[Row]:
         sentence_end=_rule(golden.config["sentence_end"], vocab_size),
         banned=torch.zeros(vocab_size, dtype=torch.bool),
     )
-    sampling = joint_sampler.JointSampling(extra_words=golden.config["extra_words"], pad_text_at_end=False)
+    sampling = joint_sampler.JointSampling(
+        extra_words=golden.config["extra_words"], max_factor=3, pad_text_at_end=False
+    )
     continued = generate.generate(model, prompts[:1], tables, sampling, script=script)[0]
     starts = torch.tensor([step.word_start for step in continued.trace]).cumsum(0)
     none = (taslm_layout.IGNORE,) * config.rvq.n_quantizers

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from .errors import TasteError
-from .generate import Generation, Prompt, generate
-from .joint_sampler import JointSampling, sampler_tables
+from .generate import Generation, Machine, Prompt, generate
+from .joint_sampler import JointSampling, first_bans, sample_text, sampler_tables
 from .taslm_layout import IGNORE, Batch, collate
 from .text import TokenizedText, Word, split_words, tokenize
 from .tokens import TasteTokens
@@ -85,27 +85,72 @@ def continue_speech(
     """What comes after `tokens`, in the voice of their speaker; with_prompt: after the prompt itself.
 
     n_text_tokens counts tokens of the language model. The times of new words are guesses at the prompt's rate, since
-    nobody has spoken them yet.
+    nobody has spoken them yet. A text that reaches its length limit is cut back, see `whole_sentences`.
     """
-    text = read_text(model, [word.text for word in tokens.words])
-    prompt = Prompt(text.token_ids, text.word_ids, tokens.codes)
-    made = _generate(model, prompt, sampling or JointSampling(), seed)
-    rate = tokens.seconds / len(tokens.words)
-    new = _tokens(model, made.words(model.tokenizer), made, tokens.speaker_embedding, rate)
+    made = _generate(model, _prompt(model, tokens), sampling or JointSampling(), seed)
+    new = _tokens(model, made, tokens.speaker_embedding, tokens.seconds / len(tokens.words))
     return joined(tokens, new) if with_prompt else new
 
 
+@torch.no_grad()
+def continue_text(
+    model: "Taslm", tokens: TasteTokens, sampling: JointSampling | None = None, seed: int = 0
+) -> TasteTokens:
+    """The cascade that TASLM is compared with: the text model as it was before its training continues the transcript
+    by the same rules. The result has no codes; speak it with `decode(..., text_only=True)`."""
+    sampling, generator = sampling or JointSampling(), torch.Generator().manual_seed(seed)
+    tables = sampler_tables(model.tokenizer, model.config.llm.vocab_size)
+    prompt = read_text(model, [word.text for word in tokens.words]).token_ids.tolist()
+    machine, cache, new, starts = Machine(0, sampling, tables), None, [], []
+    with model.language_model.disable_adapter():
+        while not machine.done:
+            ids = new[-1:] or [model.config.sos_id, *prompt]
+            output = model.llm(input_ids=torch.tensor([ids]).to(model.device), past_key_values=cache, use_cache=True)
+            cache, bans = output.past_key_values, tables.banned if new else first_bans(tables, tables.banned)
+            token = sample_text(output.logits[0, -1].cpu(), prompt + new, sampling, bans, generator)
+            keep, word_start, _ = machine.step(token)
+            if keep:
+                new, starts = [*new, token], [*starts, word_start]
+    word_ids = torch.tensor(starts, dtype=torch.long).cumsum(0) - 1
+    codes = torch.full((machine.words, model.config.rvq.n_quantizers), IGNORE)
+    made = Generation(torch.tensor(new, dtype=torch.long), word_ids, codes, machine.stopped, [])
+    return _tokens(model, made, tokens.speaker_embedding, tokens.seconds / len(tokens.words))
+
+
+def whole_sentences(words: list[str]) -> list[str]:
+    """What to keep of a text that was stopped at its length limit: all up to the last end of a sentence; without one
+    all but the last word, which may be the beginning of a word."""
+    ends = [i + 1 for i, word in enumerate(words) if word.rstrip("\"')").endswith((".", "?", "!"))]
+    return words[: ends[-1] if ends else max(1, len(words) - 1)]
+
+
 def say(
-    model: "Taslm", text: str, speaker_embedding: torch.Tensor, sampling: JointSampling | None = None, seed: int = 0
+    model: "Taslm",
+    text: str,
+    speaker_embedding: torch.Tensor,
+    sampling: JointSampling | None = None,
+    seed: int = 0,
+    before: TasteTokens | None = None,
 ) -> TasteTokens:
     """Codes for a written text: the model is given the words and says how they sound. Another seed, another way, if
-    codes are sampled (taste_top_p above 0, token heads)."""
+    codes are sampled (taste_top_p above 0, token heads).
+
+    before: words that were said before the text, with their codes; the model goes on in their manner, as far as it has
+    learnt to. They are not in the result.
+    """
     words = split_words(text)
     script = read_text(model, words).token_ids.tolist()
-    made = _generate(model, Prompt(), sampling or JointSampling(taste_top_p=0.9), seed, script)
+    prompt = Prompt() if before is None else _prompt(model, before)
+    made = _generate(model, prompt, sampling or JointSampling(taste_top_p=0.9), seed, script)
     if len(made.codes) != len(words):
         raise TasteError("the language model reads other words than there are; write the text in plain words.")
-    return _tokens(model, words, made, speaker_embedding, SECONDS_PER_WORD)
+    rate = SECONDS_PER_WORD if before is None else before.seconds / len(before.words)
+    return _tokens(model, made, speaker_embedding, rate, words)
+
+
+def _prompt(model: "Taslm", tokens: TasteTokens) -> Prompt:
+    text = read_text(model, [word.text for word in tokens.words])
+    return Prompt(text.token_ids, text.word_ids, tokens.codes)
 
 
 def _generate(model, prompt: Prompt, sampling: JointSampling, seed: int, script=None) -> Generation:
@@ -113,11 +158,21 @@ def _generate(model, prompt: Prompt, sampling: JointSampling, seed: int, script=
     return generate(model, [prompt], tables, sampling, [torch.Generator().manual_seed(seed)], script)[0]
 
 
-def _tokens(model: "Taslm", words: list[str], made: Generation, speaker: torch.Tensor, rate: float) -> TasteTokens:
-    embeddings = model.quantizer.decode(made.codes.to(model.device)).detach().cpu()  # (W, D)
+def _tokens(
+    model: "Taslm", made: Generation, speaker: torch.Tensor, rate: float, words: list[str] | None = None
+) -> TasteTokens:
+    """A generation, its words placed in time at `rate` seconds each; words: how they are written, if that is known."""
+    if words is None:
+        words = made.words(model.tokenizer)
+        words = whole_sentences(words) if made.stopped in ("words", "tokens") else words
+    codes = made.codes[: len(words)]
+    if (codes < 0).any():
+        embeddings = torch.zeros(len(words), model.config.rvq.d_model)
+    else:
+        embeddings = model.quantizer.decode(codes.to(model.device)).detach().cpu()  # (W, D)
     placed = [Word(word, i * rate, (i + 1) * rate) for i, word in enumerate(words)]
-    seconds = rate * len(words)
-    return TasteTokens(" ".join(words), placed, made.codes, embeddings, len(made.token_ids), seconds, speaker)
+    n_tokens = int((made.word_ids < len(words)).sum())
+    return TasteTokens(" ".join(words), placed, codes, embeddings, n_tokens, rate * len(words), speaker)
 
 
 def joined(first: TasteTokens, second: TasteTokens) -> TasteTokens:

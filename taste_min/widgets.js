@@ -35,6 +35,12 @@
       update();
     },
 
+    choices(widget) {
+      const update = () => show(widget, all(widget, "input:checked").map((input) => input.value).join("-"));
+      widget.querySelector("form").addEventListener("change", update);
+      update();
+    },
+
     attention(widget) {
       const data = JSON.parse(widget.querySelector("script").textContent);
       const maps = Uint8Array.from(atob(data.maps), (c) => c.charCodeAt(0));

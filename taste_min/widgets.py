@@ -9,6 +9,7 @@ Axes: S audio samples, W words, L layers, H heads, T frames.
 
 import base64
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -97,6 +98,33 @@ def swap_editor(
     body = f'<p class="taste-control" hidden>{" ".join(shown)}</p>'
     body += "".join(_panel(state, renderings[state]) for state in states)
     return _widget("switches", title, body, " ".join(words))
+
+
+def choices(title: str, options: Mapping[str, Sequence[str]], panels: Mapping[tuple[str, ...], Panel]) -> Html:
+    """One panel at a time, chosen by one button of each group, such as a prompt, a model and a seed.
+
+    options: name of a group -> its choices, the first one is chosen at first. panels: one for every combination, in the
+    order of the groups. Raises TasteError when there is nothing to choose or a combination has no panel.
+    """
+    keys = list(itertools.product(*options.values()))
+    missing = [" / ".join(key) for key in keys if key not in panels]
+    if len(keys) < 2 or missing or len(panels) != len(keys):
+        raise TasteError(
+            f"{len(keys)} panels are needed, one per combination of choices, and at least two; missing: "
+            f"{', '.join(missing) or 'none'}."
+        )
+    groups = ""
+    for name, values in options.items():
+        buttons = "".join(
+            f'<label><input type="radio" name="{escape(name, quote=True)}" value="{i}"{"" if i else " checked"}> '
+            f"{escape(value)}</label>"
+            for i, value in enumerate(values)
+        )
+        groups += f"<fieldset><legend>{escape(name)}</legend>{buttons}</fieldset>"
+    places = itertools.product(*(range(len(values)) for values in options.values()))
+    body = f'<form class="taste-control" hidden>{groups}</form>'
+    body += "".join(_panel("-".join(map(str, place)), panels[key]) for place, key in zip(places, keys, strict=True))
+    return _widget("choices", title, body, "\n".join(" / ".join(key) for key in keys))
 
 
 def attention_explorer(

@@ -111,6 +111,16 @@ def test_swap_editor(browser, open_widget):
     assert browser.evaluate(SHOWN) == "10"
 
 
+def test_choices(browser, open_widget):
+    open_widget("choices")
+    assert browser.evaluate(SHOWN) == "0-0"
+    browser.click(element("input", 1))
+    assert browser.evaluate(SHOWN) == "1-0"
+    browser.evaluate(f"{element('input', 2)}.focus()")
+    browser.press("ArrowRight")
+    assert browser.evaluate(SHOWN) == "1-1"
+
+
 def test_attention_explorer(browser, open_widget):
     open_widget("attention")
     said = f"{element('output')}.textContent"

@@ -127,7 +127,7 @@ def test_every_word_has_one_row_of_codes_whatever_the_text_does(delay):
     reasons = set()
     for _ in range(300):
         script = torch.randint(0, 100, (int(torch.randint(1, 14, (1,), generator=generator)),), generator=generator)
-        machine = Machine(delay, JointSampling(extra_words=2, max_tokens=9, stop_id=9), TABLES)
+        machine = Machine(delay, JointSampling(extra_words=2, max_factor=3, max_tokens=9, stop_id=9), TABLES)
         steps = run(machine, script.tolist())
         n_words = sum(start for keep, start, _ in steps if keep)
         assert machine.done and machine.words == n_words
@@ -154,12 +154,12 @@ def test_every_way_to_stop():
         steps = run(machine, tokens)
         return machine.stopped, sum(keep for keep, _, _ in steps), machine.words, machine.done
 
-    assert stop([3] * 9, extra_words=1) == ("words", 4, 4, True)
+    assert stop([3] * 9, extra_words=1, max_factor=3) == ("words", 4, 4, True)
     assert stop([3, 10, 3], extra_words=1) == ("sentence", 2, 1, True)
     assert stop([1] * 9, max_tokens=5) == ("tokens", 5, 1, True)  # no token ever starts a word
     assert stop([3, 99, 3], stop_id=99) == ("stop_id", 1, 1, True)
     assert stop([99], stop_id=99) == ("stop_id", 0, 0, True)
-    assert stop([3] * 9, extra_words=1, delay=0) == ("words", 4, 4, True)
+    assert stop([3] * 9, extra_words=1, delay=0) == ("words", 6, 6, True)
     assert stop([3, 6], delay=3) == ("script", 2, 2, True)
     machine = Machine(1, JointSampling(), TABLES)
     assert machine.step(3) == (True, True, -1) and machine.stopped is None  # no script that could end
@@ -170,6 +170,12 @@ def test_no_tokenizer_can_keep_it_running():
     nothing = SamplerTables(IDS < 0, IDS < 0, IDS < 0)
     result = generate(model, [Prompt()], nothing, JointSampling(max_tokens=12))[0]
     assert (result.stopped, len(result.token_ids), len(result.codes)) == ("tokens", 12, 1)
+
+
+def test_the_first_token_starts_a_word():
+    sampling = JointSampling(top_p=1.0, temperature=9.0, max_tokens=2)
+    first = [int(one.token_ids[0]) for one in generate(make(), [Prompt()] * 20, TABLES, sampling, _seeds(20))]
+    assert all(TABLES.word_start[token] for token in first) and len(set(first)) > 1
 
 
 def test_seeds_repeat_and_differ():

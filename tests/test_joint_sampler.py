@@ -114,7 +114,15 @@ def test_top_p_zero_takes_the_best_and_bans_always_hold():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"extra_words": 0}, {"max_tokens": 0}, {"top_p": 1.1}, {"taste_top_p": -0.1}, {"temperature": 0.0}]
+    "wrong",
+    [
+        {"extra_words": 0},
+        {"max_factor": 0},
+        {"max_tokens": 0},
+        {"top_p": 1.1},
+        {"taste_top_p": -0.1},
+        {"temperature": 0.0},
+    ],
 )
 def test_senseless_settings_are_refused(wrong):
     with pytest.raises(TasteError):

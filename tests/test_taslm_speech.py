@@ -7,11 +7,11 @@ import torch
 from fake_taste import letters, tokens_of
 
 from taste_min.errors import TasteError
-from taste_min.joint_sampler import JointSampling
+from taste_min.joint_sampler import JointSampling, sampler_tables
 from taste_min.taslm import Taslm
 from taste_min.taslm_files import build_taslm
 from taste_min.taslm_layout import collate
-from taste_min.taslm_speech import joined, position_losses, read_text, say
+from taste_min.taslm_speech import continue_text, joined, position_losses, read_text, say, whole_sentences
 
 TEXTS = ("you like some tea", "some tea you like", "like you some more")
 
@@ -93,6 +93,39 @@ def test_say_gives_every_word_its_codes():
     assert not torch.equal(made.codes, say(model, "you like some tea", voice, seed=1).codes)
     best = JointSampling(taste_top_p=0.0)
     assert torch.equal(say(model, "you tea", voice, best, 0).codes, say(model, "you tea", voice, best, 1).codes)
+
+
+def test_what_is_said_follows_the_words_before_it(learnt):
+    text, voice = "tea you like", tokens_of("a").speaker_embedding
+    before = [tokens_of("some", seconds=0.5, seed=seed) for seed in (1, 9)]
+    best = JointSampling(taste_top_p=0.0)
+    mine, other = (say(learnt, text, voice, best, before=one) for one in before)
+    assert mine.text == other.text == text and mine.codes.shape == other.codes.shape == (3, 4)
+    assert not torch.equal(mine.codes, other.codes)  # `learnt` knows the first one only
+    assert mine.words[0].end == pytest.approx(0.5)  # at the rate of what was before
+    assert torch.equal(mine.codes, say(learnt, text, voice, best, before=before[0]).codes)
+
+
+def test_a_stopped_text_ends_with_a_sentence_or_a_whole_word():
+    assert whole_sentences(["I", "am.", "You", "are,", "to"]) == ["I", "am."]
+    assert whole_sentences(['"Yes!"', "he", "cri"]) == ['"Yes!"']
+    assert whole_sentences(["no", "end", "in", "sig"]) == ["no", "end", "in"]
+    assert whole_sentences(["alone"]) == ["alone"]
+
+
+def test_the_cascade_continues_the_text_without_what_was_learnt_and_has_no_codes(learnt):
+    prompt, sampling = tokens_of(TEXTS[0], seed=0), JointSampling(extra_words=2, max_tokens=12, top_p=0.0)
+    made = continue_text(learnt, prompt, sampling)
+    assert made.text == continue_text(make(learnt.config.head), prompt, sampling).text
+    assert made.codes.shape == (len(made.words), 4) and (made.codes == -1).all() and (made.embeddings == 0).all()
+    assert made.embeddings.shape == (len(made.words), learnt.config.rvq.d_model)
+    ids = [learnt.config.sos_id, *read_text(learnt, prompt.text.split()).token_ids.tolist()]
+    banned = sampler_tables(learnt.tokenizer, learnt.config.llm.vocab_size).banned
+    with learnt.language_model.disable_adapter(), torch.no_grad():  # once more without a cache
+        for _ in range(12):
+            scores = learnt.llm(input_ids=torch.tensor([ids])).logits[0, -1]
+            ids.append(int(scores.masked_fill(banned, -1e5).argmax()))
+    assert made.text == letters().decode(ids[-12:]).strip()[: len(made.text)]
 
 
 def test_what_cannot_be_scored_is_refused():

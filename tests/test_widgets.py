@@ -32,9 +32,16 @@ def swap_editor(n, n_panels=None):
     return widgets.swap_editor("Swap", ["a", "b", "c"], {state: panel(state) for state in states}, range(n))
 
 
+def choices(panels=None):
+    options = {"prompt": ["one", "<two>"], "seed": ["0", "1"]}
+    every = {(a, b): panel(f"{a} {b}") for a in options["prompt"] for b in options["seed"]}
+    return widgets.choices("Choose", options, every if panels is None else panels)
+
+
 ALL = {
     "slider": lambda: widgets.slider("Codes", [panel("none"), panel("<one>")], start=1),
     "switches": lambda: swap_editor(2),
+    "choices": choices,
     "attention": attention,
     "bitrate": lambda: widgets.bitrate_calculator(2.7, 3.2),
 }
@@ -74,6 +81,14 @@ def test_swap_editor_has_a_panel_per_state_and_a_button_per_switch():
     assert [b.get_text() for b in control.find_all("button")] == ["a", "b"] and control.get_text() == "a b c"
 
 
+def test_choices_have_a_panel_per_combination_and_one_button_of_each_group_is_pressed():
+    page = BeautifulSoup(choices()._repr_html_(), "html.parser")
+    assert [part["data-key"] for part in page.select(".taste-panel")] == ["0-0", "0-1", "1-0", "1-1"]
+    assert [part["data-label"] for part in page.select(".taste-panel")][2] == "<two> 0"
+    assert [field.legend.get_text() for field in page.find_all("fieldset")] == ["prompt", "seed"]
+    assert [i["value"] for i in page.select("input[checked]")] == ["0", "0"]
+
+
 def test_attention_maps_survive_in_the_page():
     page = BeautifulSoup(attention()._repr_html_(), "html.parser")
     data = json.loads(page.find("script", type="application/json").get_text())
@@ -107,6 +122,8 @@ def test_drawings_have_a_description_and_follow_length_and_pitch():
         (lambda: widgets.slider("x", [panel("a"), panel("b")], start=2), "start"),
         (lambda: swap_editor(2, n_panels=3), "11"),
         (lambda: widgets.swap_editor("x", ["w"] * 7, {}), "six|6"),
+        (lambda: choices({("one", "0"): panel("x")}), "<two> / 1"),
+        (lambda: widgets.choices("x", {"a": ["b"]}, {("b",): panel("x")}), "at least two"),
         (lambda: attention(n_words=2), "do not fit"),
     ],
 )
