@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaForCausalLM
+from transformers.utils import logging
 
 from .assets import cache_folder, fetch
 from .errors import TasteError
@@ -20,6 +21,7 @@ from .text import load_tokenizer
 
 def load_smollm() -> tuple[LlamaForCausalLM, Tokenizer]:
     """The model in float32 and its tokenizer; fetches and unpacks them on first use. Raises TasteError without gguf."""
+    logging.disable_progress_bar()  # they would end up on the pages
     folder = cache_folder() / "smollm2-unpacked"
     if not folder.is_dir():
         _unpack(fetch("smollm2"), folder)

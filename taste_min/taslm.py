@@ -7,6 +7,7 @@ Axes: B batch, T text tokens, W words, N positions = 1 + T + delay, D width of t
 R quantiser layer, K codebook size, d codebook width.
 """
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -244,7 +245,9 @@ def with_lora(llm: LlamaForCausalLM, config: TaslmConfig) -> PeftModel:
     lora = LoraConfig(
         r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=LORA_TARGETS
     )
-    return get_peft_model(llm, lora)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a property under its old name
+        return get_peft_model(llm, lora)
 
 
 def text_logits(llm: LlamaForCausalLM, token_ids: torch.Tensor) -> torch.Tensor:

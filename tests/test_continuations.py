@@ -1,6 +1,8 @@
 """Continuations and speech from text, measured: rows with a known answer, the tool on tiny models, the records."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import continue_speech
 import numpy as np
@@ -8,17 +10,9 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-from experiments.continuations import (
-    correlation,
-    manner_pairs,
-    of_continuations,
-    of_speech,
-    shuffled_correlation,
-    summarise,
-)
-from taslm_scores import COPIES, RESULTS, SHIPPED, read, summary
+from experiments.continuations import correlation, moments, of_speech, shuffled_correlation, summarise
+from taslm_scores import SHIPPED, copies, read
 
-from taste_min.corpus import COLUMNS
 from taste_min.text import Word
 
 VOICES = ("a", "a", "b", "librivox", "librivox")
@@ -100,13 +94,15 @@ def test_speech_from_text():
 
 
 def test_correlations():
-    pairs = np.array([[0.0, 0.0], [1.0, 2.0], [3.0, 6.0], [4.0, 8.0]])
-    assert correlation(pairs) == pytest.approx(1)
-    assert shuffled_correlation(pairs) == pytest.approx(-1 / 3)  # of all pairings but the right ones
-    assert np.isnan(correlation(pairs * [1, 0]))
-    prompts = [prompt(0), prompt(1) | {"log_rate": None}]
-    assert len(manner_pairs([row(0, "token"), row(1, "token")], prompts, "log_rate")) == 1
-    assert of_continuations(rows()[5:25], rows()[:5])["f0_correlation"]["value"] == pytest.approx(1, abs=0.01)
+    rng = np.random.default_rng(0)
+    prompts = [prompt(i % 5) | {"owner": f"p{i}", "log_rate": rng.normal()} for i in range(7)]
+    made = [row(i % 5, "token") | {"owner": f"p{i}", "log_rate": rng.normal()} for i in range(7)]
+    table = moments(made, prompts, "log_rate")
+    x, y = table[:, 1], table[:, 2]
+    assert correlation(table.sum(0)) == pytest.approx(np.corrcoef(x, y)[0, 1])
+    turned = [np.corrcoef(x, np.roll(y, k))[0, 1] for k in range(1, 7)]
+    assert shuffled_correlation(table.sum(0)) == pytest.approx(np.mean(turned))
+    assert len(moments(made, [prompts[0], prompts[1] | {"log_rate": None}], "log_rate")) == 1
 
 
 def test_a_recording_is_cut_between_words():
@@ -118,34 +114,27 @@ def test_a_recording_is_cut_between_words():
     assert one.rest_seconds == pytest.approx(0.9)
 
 
-def test_sentences_take_turns_between_voices(tmp_path, monkeypatch):
-    lines = ["\t".join(COLUMNS)]
-    for voice in ("joe", "alpha"):
-        for text in range(3):
-            for style in ("plain", "slow", "fast") if text != 1 else ("slow",):
-                values = {
-                    "id": f"{text}{voice}-{style}",
-                    "audio": "x.wav",
-                    "text": f"a b c d e f {text}",
-                    "split": "test",
-                }
-                values |= {"speaker": voice, "style": style, "rate": "1", "seconds": "3", "prosody": "{}"}
-                values["words"] = json.dumps([[w, i / 2, i / 2 + 0.4] for i, w in enumerate(values["text"].split())])
-                lines.append("\t".join(values[column] for column in COLUMNS))
-    (tmp_path / "manifest.tsv").write_text("\n".join(lines) + "\n")
+def test_sentences_take_turns_between_voices(monkeypatch):
+    words = [Word(f"w{i}", i / 2, i / 2 + 0.4) for i in range(6)]
+    rows = [
+        SimpleNamespace(id=f"{n}{voice}-{style}", text=str(n), speaker=voice, style=style, split="test", words=words)
+        for voice in ("joe", "alpha")
+        for n in range(3)
+        for style in (("plain", "slow", "fast") if n != 1 else ("slow",))
+    ]
+    for row in rows:
+        row.audio = row.id
     monkeypatch.setattr(continue_speech, "TRAIN_VOICES", ("joe", "alpha"))
+    monkeypatch.setattr(continue_speech, "load_manifest", lambda corpus: rows)
     monkeypatch.setattr(continue_speech, "read_audio", lambda path, convert: torch.zeros(4 * 16000))
-    found = continue_speech.sentences(tmp_path, 3)
-    assert [(a.id, b.id) for a, b in found] == [
-        ("0joe-slow", "0joe-fast"), ("0alpha-slow", "0alpha-fast"), ("2joe-slow", "2joe-fast"),
-    ]  # fmt: skip
+    found = [(slow.id, fast.id) for slow, fast in continue_speech.sentences(Path(), 3)]
+    assert found == [("0joe-slow", "0joe-fast"), ("0alpha-slow", "0alpha-fast"), ("2joe-slow", "2joe-fast")]
 
 
 def test_the_copies_beside_the_adapters_agree_with_the_records():
-    found = {name: RESULTS / f"{name}.json" for name in COPIES if (RESULTS / f"{name}.json").is_file()}
-    assert found, "nothing was recorded"
-    for name, path in found.items():
-        assert read(SHIPPED / f"{COPIES[name]}.json") == summary(read(path))
+    found = copies()
+    assert set(found) == {"scores", "continuation", "claims"}, "results/full lacks a record"
+    assert {name: read(SHIPPED / f"{name}.json") for name in found} == json.loads(json.dumps(found))
 
 
 def test_the_recorded_continuations_derive_from_their_rows_and_belong_to_the_shipped_adapters():

@@ -12,7 +12,7 @@ from taste_min import generate as generate_module
 from taste_min.config import taslm_tiny
 from taste_min.errors import TasteError
 from taste_min.generate import Machine, Prompt, generate
-from taste_min.joint_sampler import JointSampling, SamplerTables
+from taste_min.joint_sampler import JointSampling, SamplerTables, first_bans
 from taste_min.quantizer import ResidualVQ
 from taste_min.taslm import Taslm
 from taste_min.taslm_layout import collate
@@ -106,6 +106,7 @@ def _forced(model, prompt, result) -> tuple[bool, bool]:
     output = model(batch)
     labelled = batch.taste_labels[0, :, 0] >= 0
     scores = output.text_logits[0, n : len(token_ids)].masked_fill(TABLES.banned, -1e5)
+    scores[0].masked_fill_(first_bans(TABLES, TABLES.banned), -1e5)
     return torch.equal(output.taste.codes[0, labelled][w:], result.codes), torch.equal(
         scores.argmax(-1), result.token_ids
     )

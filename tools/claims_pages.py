@@ -34,6 +34,8 @@ CHAPTERS = {  # FILE of a metric -> page that explains the measurement
     "probes": "notebooks/03_rvq_from_scratch",
     "reconstruction": "notebooks/07_reconstruction",
     "robustness": "notebooks/07_reconstruction",
+    "taslm": "notebooks/11_what_it_learned",
+    "continuation": "notebooks/11_what_it_learned",
     "evaluator_validation": "book/evaluator",
 }
 WORDS = {">": "above", ">=": "at least", "<": "below", "<=": "at most"}
@@ -64,6 +66,8 @@ def load_results(folder: Path = RESULTS) -> dict[str, dict]:
         value, low, high = (difference["wer"][key] for key in ("value", "low", "high"))
         ends = {"low": None, "high": None} if low is None else {"low": -high, "high": -low}
         results["reconstruction"]["text_only_minus_mini_wer"] = {"value": -value} | ends
+    if "words_per_second" in results.get("continuation", {}):
+        results.setdefault("taslm", {})["words_per_second"] = results["continuation"]["words_per_second"]
     if (key := f"shuffled_minus_text_only_{duration}") in robustness:
         results.setdefault("reconstruction", {})[key] = robustness[key]
     return results
@@ -72,6 +76,7 @@ def load_results(folder: Path = RESULTS) -> dict[str, dict]:
 def source(metric: str) -> str:
     """File that a metric derives from."""
     file, key = metric.split("/")
+    file = "continuation" if key == "words_per_second" else file
     of_bars = file == "reconstruction" or key.startswith(("held_out_voice", "human"))
     return f"results/full/{'bars' if of_bars else file + '.json'}"
 

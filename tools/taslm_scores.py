@@ -2,17 +2,20 @@
 
     python tools/taslm_scores.py
 
-results/full/taslm.json and continuation.json, without their rows. A record that is not there is left out.
+results/full/taslm.json and continuation.json without their rows, and what became of the claims that they bear on.
 """
 
 import json
 from pathlib import Path
 
+import yaml
+from claims_pages import ROOT, judge, load_results
+
 from taste_min.evaluate_command import write_json
 from taste_min.taslm_files import SHIPPED
 
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "full"
-COPIES = {"taslm": "scores", "continuation": "continuation"}  # record -> its copy
+RESULTS = ROOT / "results" / "full"
+RECORDS = {"taslm": "scores", "continuation": "continuation"}  # record -> its copy
 ROWS = ("utterances", "spoken")
 
 
@@ -20,13 +23,19 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def summary(record: dict) -> dict:
-    """A record without its rows."""
-    return {key: value for key, value in record.items() if key not in ROWS}
+def copies() -> dict[str, dict]:
+    """Content of every file beside the adapters, by name; a record that is not there has no copy."""
+    found = {}
+    for record, copy in RECORDS.items():
+        if (path := RESULTS / f"{record}.json").is_file():
+            found[copy] = {key: value for key, value in read(path).items() if key not in ROWS}
+    claims = yaml.safe_load((ROOT / "tests" / "claims.yaml").read_text(encoding="utf-8"))
+    judged = judge(claims, load_results())
+    about = [c for c in judged if any(row["metric"].split("/")[0] in RECORDS for row in c["criteria"])]
+    return found | {"claims": {claim["id"]: claim for claim in about}}
 
 
 if __name__ == "__main__":
-    for name, copy in COPIES.items():
-        if (RESULTS / f"{name}.json").is_file():
-            write_json(SHIPPED / f"{copy}.json", summary(read(RESULTS / f"{name}.json")))
-            print(f"wrote {copy}.json")
+    for name, content in copies().items():
+        write_json(SHIPPED / f"{name}.json", content)
+        print(f"wrote {name}.json")

@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from taste_min.bootstrap import bca_interval, grouped_interval, merge_groups, ratio
+from taste_min.bootstrap import bca_interval, merge_groups, ratio
 
 ENDS = (".", "?", "!")
 Row = dict
@@ -23,25 +23,28 @@ def mean(rows: Sequence[Row], above: Callable[[Row], float], below: Callable[[Ro
     return asdict(bca_interval(merge_groups(table, [row["owner"] for row in rows]), ratio))
 
 
-def correlation(pairs: np.ndarray) -> float:
-    """Of the two columns of (n, 2); NaN where one does not vary."""
-    return float(np.corrcoef(pairs.T)[0, 1]) if np.ptp(pairs, axis=0).all() else float("nan")
-
-
-def shuffled_correlation(pairs: np.ndarray) -> float:
-    """Mean correlation when every prompt has the continuation of another one: over all rotations of a column."""
-    turned = [np.stack([pairs[:, 0], np.roll(pairs[:, 1], k)], axis=1) for k in range(1, len(pairs))]
-    return float(np.mean([correlation(one) for one in turned]))
-
-
-def manner_pairs(rows: Sequence[Row], prompts: Sequence[Row], key: str) -> list[np.ndarray]:
-    """(1, 2) per prompt: its own value and the mean of its continuations, where both were measured."""
-    pairs = []
+def moments(rows: Sequence[Row], prompts: Sequence[Row], key: str) -> np.ndarray:
+    """(n, 6): 1, x, y, xy, xx, yy of each prompt, where x is its own value and y the mean of its continuations; without
+    prompts of which one is missing."""
+    table = []
     for prompt in prompts:
         values = [row[key] for row in rows if row["owner"] == prompt["owner"] and row[key] is not None]
         if values and prompt[key] is not None:
-            pairs.append(np.array([[prompt[key], np.mean(values)]]))
-    return pairs
+            x, y = prompt[key], float(np.mean(values))
+            table.append((1.0, x, y, x * y, x * x, y * y))
+    return np.array(table)
+
+
+def correlation(sums: np.ndarray) -> np.ndarray:
+    """Sums (..., 6) of `moments` -> Pearson's correlation of prompts and continuations."""
+    n, x, y, xy, xx, yy = np.moveaxis(sums, -1, 0)
+    return (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
+
+
+def shuffled_correlation(sums: np.ndarray) -> np.ndarray:
+    """The mean correlation when every prompt has the continuation of another one. Over all rotations of a column, the
+    right one included, products of centred values add up to 0, so this follows from the right one."""
+    return -correlation(sums) / (sums[..., 0] - 1)
 
 
 def of_continuations(rows: Sequence[Row], prompts: Sequence[Row]) -> dict:
@@ -70,10 +73,10 @@ def of_continuations(rows: Sequence[Row], prompts: Sequence[Row]) -> dict:
         "speaker_similarity_minus_shuffled": mean(rows, lambda row: own(row) - others(row)),
     }
     for what in ("rate", "f0"):
-        pairs = manner_pairs(rows, prompts, f"log_{what}")
-        found[f"{what}_correlation"] = asdict(grouped_interval(pairs, correlation))
-        found[f"{what}_correlation_shuffled"] = asdict(grouped_interval(pairs, shuffled_correlation))
-        difference = grouped_interval(pairs, lambda pairs: correlation(pairs) - shuffled_correlation(pairs))
+        table = moments(rows, prompts, f"log_{what}")
+        found[f"{what}_correlation"] = asdict(bca_interval(table, correlation))
+        found[f"{what}_correlation_shuffled"] = asdict(bca_interval(table, shuffled_correlation))
+        difference = bca_interval(table, lambda sums: correlation(sums) - shuffled_correlation(sums))
         found[f"{what}_correlation_minus_shuffled"] = asdict(difference)
     return found | {"n": len(rows)}
 
