@@ -96,10 +96,15 @@ class SoundReader(nn.Module):
 
 
 def read_aloud(words: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Symbols of a text, with a pause in front, and the number of the word of each: two lists of length L."""
+    """Symbols of a text, with a pause in front, and the number of the word of each: two lists of length L.
+
+    A text ends as a sentence does, also where no punctuation says so: after another pause the mini decoder, which has
+    only read punctuated sentences, goes on speaking.
+    """
     said, owners = [INDEX[" "]], [0]
     for number, word in enumerate(words):
         sounds = word_sounds(word)
         said += [INDEX[sound] for sound in sounds]
         owners += [number] * len(sounds)
+    said[-1] = max(said[-1], INDEX["."])  # before it in INDEX: nothing written, and ","
     return said, owners

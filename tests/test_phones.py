@@ -93,9 +93,16 @@ def test_every_sound_has_a_symbol_and_padding_has_none():
     assert 0 not in symbols and len(symbols) == len(owners) and owners == sorted(owners)
 
 
+@pytest.mark.parametrize(("end", "pause"), [("", "."), (",", "."), (".", "."), ("!", "."), ("?", "?")])
+def test_every_text_ends_as_a_sentence(end, pause):
+    symbols, owners = read_aloud(["a", f"cat{end}"])
+    assert symbols[-1] == INDEX[pause] and owners[-1] == 1
+    assert symbols[:-1] == read_aloud(["a", "cat."])[0][:-1]
+
+
 def test_tokens_are_joined_to_words(reader):
-    assert spoken(reader, ST, OP) == " |S|T|AA|P| "
-    assert spoken(reader, CAT, S, TOP) == " |K|AE|T|S|,|T|AA|P| "
+    assert spoken(reader, ST, OP) == " |S|T|AA|P|."
+    assert spoken(reader, CAT, S, TOP) == " |K|AE|T|S|,|T|AA|P|."
     sounds = reader.sounds(torch.tensor([[ST, OP, CAT, S]]), torch.tensor([4]))
     assert sounds.tokens[0].tolist() == [1] * 6 + [3] * 5  # the last token of each word has heard all of it
 
