@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from bars import HEARD_BY_PEERS, PEERS, SYSTEMS
 
 from taste_min.evaluate import aggregate, compare
 from taste_min.tokenizer import CHECKPOINTS
@@ -12,7 +13,6 @@ from taste_min.tokenizer import CHECKPOINTS
 SHIPPED = CHECKPOINTS / "mini"
 RESULTS = Path(__file__).parents[1] / "results" / "full" / "bars"
 GROUPS = ("seen", "unseen", "human")
-SYSTEMS = ("original", "vocoder", "topline", "topline-text", "mini", "text-only")
 
 
 def load(name: str) -> dict:
@@ -45,7 +45,7 @@ def test_the_shipped_weights_were_measured(summary):
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_the_summary_derives_from_the_rows(summary, group):
-    results = {system: load(f"{group}-{system}") for system in SYSTEMS}
+    results = {system: load(f"{group}-{system}") for system in SYSTEMS + (PEERS if group in HEARD_BY_PEERS else ())}
     for system, result in results.items():
         rows = result["utterances"]
         assert summary[group][system] == aggregate(rows)

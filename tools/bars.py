@@ -1,5 +1,7 @@
 """Measure the shipped weights as chapter 7 reports them: six systems on three groups of recordings they never met.
 
+Two other codecs at their lowest rates stand beside them on two of the groups; Codec2 needs the extra `peers`.
+
     python tools/bars.py CORPUS [--limit 40] [--jobs 2]
 
 Held-out sentences of seen voices and of the held-out voice come from a corpus of `taste-min corpus build`, the human
@@ -21,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "full" / "bars"
 SUMMARY = ROOT / "taste_min" / "checkpoints" / "mini" / "bars.json"
 SYSTEMS = ("original", "vocoder", "topline", "topline-text", "mini", "text-only")
+PEERS, HEARD_BY_PEERS = ("opus", "codec2"), ("seen", "human")
 PAIRS = (("mini", "text-only"), ("vocoder", "original"), ("topline", "original"), ("mini", "original"))
 
 
@@ -29,7 +32,8 @@ def is_current(out: Path, system: str, limit: int) -> bool:
     if not out.is_file():
         return False
     run = json.loads(out.read_text(encoding="utf-8"))["run"]
-    return run["limit"] == limit and (system == "original" or run["weights_manifest_sha256"] == weights())
+    without_weights = system in ("original", *PEERS)
+    return run["limit"] == limit and (without_weights or run["weights_manifest_sha256"] == weights())
 
 
 def weights() -> str:
@@ -58,17 +62,18 @@ def main() -> None:
         "unseen": [manifest, "--split", "test_voice"],
         "human": ["human"],
     }
+    heard = {group: SYSTEMS + (PEERS if group in HEARD_BY_PEERS else ()) for group in groups}
     with ThreadPoolExecutor(args.jobs) as pool:
         for job in [
             pool.submit(evaluate, where, system, args.limit, RESULTS / f"{group}-{system}.json")
-            for system in SYSTEMS
             for group, where in groups.items()
+            for system in heard[group]
         ]:
             job.result()
     summary = {"commit": commit(), "weights_manifest_sha256": weights()}
     for group in groups:
         rows = summary[group] = {}
-        for system in SYSTEMS:
+        for system in heard[group]:
             result = json.loads((RESULTS / f"{group}-{system}.json").read_text(encoding="utf-8"))
             run = result.pop("run")
             del result["utterances"]

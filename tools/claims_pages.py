@@ -190,14 +190,28 @@ def claims_page(judged: list[dict]) -> str:
             said = NOT_MEASURED if row["verdict"] == NOT_TESTABLE else row["verdict"]
             rows.append([f"`{row['metric']}`", row["criterion"], shown(row["result"]), said, where])
             for mutant in row["mutants"]:
-                said = "passes: the criterion is worthless" if mutant["metric"] in entry["passing_mutants"] else "fails"
+                said = "passes: this criterion does not reject it"
+                said = said if mutant["metric"] in entry["passing_mutants"] else "fails"
                 said = NOT_MEASURED if mutant["verdict"] == NOT_TESTABLE else said
                 rows.append(
                     [f"broken on purpose: `{mutant['metric']}`", "must fail", shown(mutant["result"]), said, ""]
                 )
         header = ["measured", "criterion", "ours with 95 % interval", "verdict", "rows"]
         parts.append(csv_table(f"**{status(entry).capitalize()}**", header, rows))
+        if len(rejections := rejected_by(entry)) > 1:
+            parts.append("Broken models, and which criteria reject them: " + "; ".join(rejections) + ".\n")
     return "\n".join(parts)
+
+
+def rejected_by(entry: Mapping) -> list[str]:
+    """Of every broken model that has a result file of its own: the criteria that it fails."""
+    fails: dict[str, list[str]] = {}
+    for row in entry["criteria"]:
+        for mutant in row["mutants"]:
+            file, key = mutant["metric"].split("/")
+            if file != row["metric"].split("/")[0] and mutant["verdict"] != NOT_TESTABLE:
+                fails.setdefault(file, []).extend([key] if mutant["metric"] not in entry["passing_mutants"] else [])
+    return [f"`{file}` fails {' and '.join(f'`{k}`' for k in keys) or 'none'}" for file, keys in fails.items()]
 
 
 def printed(row: Mapping, key: str) -> str:
