@@ -23,7 +23,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchaudio
 from bars import ROOT, weights
 from experiments.continuations import summarise
 
@@ -92,10 +91,12 @@ def sentences(corpus: Path, n: int) -> list[tuple[Beginning, Beginning]]:
 
 def manner(wav: torch.Tensor, text: str) -> dict:
     """log_rate: of the seconds per speech sound, None where the text is not found. log_f0: mean over voiced frames."""
+    from torchaudio.functional import resample  # not above: taste_min comes first
+
     words = metrics.word_times(wav, text)
     sounds = sum(len(word_sounds(word)) - 1 for word in text.split())
     rate = float(np.log((words[-1].end - words[0].start) / sounds)) if words and sounds else None
-    f0 = mel_pitch(torchaudio.functional.resample(wav, SAMPLE_RATE, VOCODER_RATE))
+    f0 = mel_pitch(resample(wav, SAMPLE_RATE, VOCODER_RATE))
     return {"log_rate": rate, "log_f0": float(f0[f0 > 0].log().mean()) if (f0 > 0).any() else None}
 
 
