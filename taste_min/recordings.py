@@ -7,7 +7,8 @@ A manifest is a table with tabs and a header that has at least `audio` (relative
     donor, swapped        an edit (paper section 4.4): another rendering of the text, and the words (such as 0-2,14)
                           that shall sound as in it
 
-The word `human` stands for the five clips of a human reader.
+A text all in capitals, as LibriSpeech has it, is read in lower case. The word `human` stands for the five clips of a
+human reader.
 
 Axes: S samples.
 """
@@ -21,6 +22,7 @@ import torch
 import torchaudio
 
 from .audio import SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, read_audio
+from .corpora import lower_case
 from .errors import TasteError
 from .metrics import normalize
 from .transfer import read_swapped
@@ -121,7 +123,8 @@ def _check(row: dict, folder: Path) -> Recording:
     others = {key: folder / columns[key] for key in ("reference", "donor") if columns.get(key)}
     if others.get("donor"):
         others["swapped"] = read_swapped(columns["swapped"], len(row["text"].split()))
-    recording = Recording(name, folder / path, row["text"], columns, **others)
+    text = lower_case(row["text"]) if row["text"].isupper() else row["text"]
+    recording = Recording(name, folder / path, text, columns, **others)
     for file in filter(None, (recording.audio, recording.reference, recording.donor)):
         seconds = len(read_audio(file, SAMPLE_RATE, convert=True)) / SAMPLE_RATE
         if not 0.1 <= seconds <= WINDOW_SECONDS:

@@ -39,6 +39,18 @@ def test_other_columns_and_rates_are_kept(tmp_path):
     assert len(row.load()) == SAMPLE_RATE and len(row.load_for_vocoder()) == VOCODER_RATE
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("I'M SURE HE WILL", "I'm sure he will"),
+        ("He said NO.", "He said NO."),
+        ("IN 1811, I SAW IT.", "in 1811, I saw it."),
+    ],
+)
+def test_texts_in_capitals_are_read_in_lower_case(tmp_path, text, read):
+    assert read_recordings(manifest(tmp_path, f"{noise(tmp_path)}\t{text}"))[0].text == read
+
+
 def test_a_16_khz_recording_reaches_the_vocoder(tmp_path):
     row = read_recordings(manifest(tmp_path, noise(tmp_path) + "\thello"))[0]
     wav = row.load_for_vocoder()
