@@ -223,7 +223,7 @@ def test_the_sampler_is_told_what_was_said(monkeypatch):
         return 3
 
     monkeypatch.setattr(sys.modules[generate.__module__], "sample_text", sampler)
-    generate(make(), [Prompt(torch.tensor([5, 6]))], TABLES, JointSampling(extra_words=1))
+    generate(make(), [Prompt(torch.tensor([5, 6]))], TABLES, JointSampling(extra_words=1, max_factor=3))
     assert told == [[5, 6, *[3] * n] for n in range(4)]
 
 
