@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -247,7 +248,11 @@ def with_lora(llm: LlamaForCausalLM, config: TaslmConfig) -> PeftModel:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a property under its old name
-        return get_peft_model(llm, lora)
+        model = get_peft_model(llm, lora)
+    for module in model.modules():  # peft fills them in the order of a set
+        if isinstance(module, LoraLayer):
+            module.reset_lora_parameters("default", init_lora_weights=True)
+    return model
 
 
 def text_logits(llm: LlamaForCausalLM, token_ids: torch.Tensor) -> torch.Tensor:
