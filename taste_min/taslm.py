@@ -246,10 +246,12 @@ def with_lora(llm: LlamaForCausalLM, config: TaslmConfig) -> PeftModel:
     lora = LoraConfig(
         r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=LORA_TARGETS
     )
+    state = torch.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a property under its old name
         model = get_peft_model(llm, lora)
-    for module in model.modules():  # peft fills them in the order of a set
+    torch.set_rng_state(state)  # peft has filled the matrices in the order of a set: once more, in that of the layers
+    for module in model.modules():
         if isinstance(module, LoraLayer):
             module.reset_lora_parameters("default", init_lora_weights=True)
     return model
