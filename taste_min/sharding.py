@@ -8,11 +8,13 @@ so a run can go on with more or fewer of them.
 import json
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_optimizer_state_dict
 from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict as set_optimizer
@@ -54,14 +56,31 @@ def whole_weights(objective: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save(folder: Path, run, position: dict) -> None:
-    """Write the state of a sharded run; the folder is replaced when all shares are there."""
-    partial = folder.with_name(f"{folder.name}.part")
-    dcp.save(_state(run), checkpoint_id=partial)  # waits for all processes
-    if run.accelerator.is_main_process:
+    """Write the state of a sharded run; the folder is replaced when all shares are there. At any moment one of the two
+    is whole, see `settle`. Raises TasteError when there is no room for it."""
+    partial, main = _partial(folder), run.accelerator.is_main_process
+    if main:
+        shutil.rmtree(partial, ignore_errors=True)
+    run.accelerator.wait_for_everyone()
+    try:
+        dcp.save(_state(run), checkpoint_id=partial)  # waits for all processes
+    except CheckpointException as error:
+        raise TasteError(f"{partial} cannot be written; make room on the disk and continue with --resume.") from error
+    if main:
         write_whole(partial / POSITION, json.dumps(position))
         shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
+        settle(folder)
     run.accelerator.wait_for_everyone()
+
+
+def settle(folder: Path) -> bool:
+    """Finish what a killed `save` may have left: give a whole checkpoint its name. Returns whether there is one."""
+    partial = _partial(folder)
+    if (partial / POSITION).is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # older, or half removed
+        with suppress(FileNotFoundError):  # another process was faster
+            partial.replace(folder)
+    return folder.is_dir()
 
 
 def restore(folder: Path, run) -> None:
@@ -87,6 +106,10 @@ def read_whole(folder: Path) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         dcp_to_torch_save(folder, f"{scratch}/whole.pt")
         return {"ema": {}} | read_position(folder) | unpickle(Path(scratch) / "whole.pt")
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.part")
 
 
 def _state(run) -> dict:

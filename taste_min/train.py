@@ -202,7 +202,7 @@ def read_checkpoint(folder: Path) -> dict:
 
 def holds_run(folder: Path) -> bool:
     """Whether a run has left a checkpoint there."""
-    return (folder / CHECKPOINT).is_file() or (folder / SHARDS).is_dir()
+    return (folder / CHECKPOINT).is_file() or sharding.settle(folder / SHARDS)
 
 
 def build_objective(stage: Stage, preset: str, seed: int, start: Sequence[Path] = ()) -> nn.Module:

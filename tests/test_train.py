@@ -27,6 +27,7 @@ from taste_min.export import load_parts
 from taste_min.objectives import TokenizerObjective, start_quantizer
 from taste_min.optimizer import average_gradients, learning_rate, make_optimizer
 from taste_min.quantizer import ResidualVQ
+from taste_min.sharding import POSITION, settle
 from taste_min.stages import STAGES, TrainConfig
 from taste_min.train import Run, _cut, build_objective, run_stage
 from taste_min.units import MiniUnits
@@ -250,6 +251,16 @@ def test_two_processes_give_the_curve_of_one_sharded_or_not(runs, data, tmp_path
         torch.testing.assert_close(last[0][name], value, atol=1e-5, rtol=1e-5)
         assert torch.equal(last[0][name], last[1][name])
     assert not torch.allclose(first["layers.0.embed"], last[0]["layers.0.embed"], atol=1e-5)
+
+
+def test_a_sharded_checkpoint_survives_a_kill_between_its_last_steps(tmp_path):
+    old, new = tmp_path / "checkpoint", tmp_path / "checkpoint.part"
+    old.mkdir()
+    new.mkdir()
+    assert settle(old) and new.is_dir()  # shares without a position are not whole
+    (new / POSITION).write_text('{"step": 4}')
+    assert settle(old) and not new.exists() and (old / POSITION).is_file()
+    assert not settle(tmp_path / "nothing")
 
 
 def test_losses_fall(runs, data, tmp_path):
