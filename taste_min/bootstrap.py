@@ -178,22 +178,32 @@ def minus(statistic: Statistic, columns: int) -> Statistic:
     return lambda sums: statistic(sums[..., :columns]) - statistic(sums[..., columns:])
 
 
-def sign_flip_test(differences: np.ndarray, n: int = 20_000, seed: int = 0) -> float:
-    """Two-sided p of paired `differences (G,)` having mean 0: the share of sign patterns with a mean as far from 0.
+def exchange_test(a: np.ndarray, b: np.ndarray, statistic: Statistic, n: int = 20_000, seed: int = 0) -> float:
+    """Two-sided p of statistic(a) = statistic(b), rows of the tables (G, C) in pairs: how often exchanging the sides of
+    some pairs gives a difference as far from 0.
 
     Exact up to 16 pairs (six pairs can reach 2 / 64 = .031, five no less than .0625), otherwise from `n` random
-    patterns. Raises TasteError without pairs.
+    patterns. Raises TasteError without pairs and for tables of different shapes.
     """
-    differences = np.asarray(differences, dtype=float)
-    if not len(differences):
-        raise TasteError("a sign-flip test needs at least one pair.")
-    count = len(differences)
-    seen = abs(differences.sum()) * (1 - 1e-12)  # ties count, whatever the rounding
+    if not len(a) or a.shape != b.shape:
+        raise TasteError(f"a paired test needs at least one pair of rows, got {a.shape} and {b.shape}.")
+    count = len(a)
     if count <= 16:
-        signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)  # (2^G, G)
-        return float(np.mean(np.abs(signs @ differences) >= seen))
-    signs = np.random.default_rng(seed).choice((-1, 1), size=(n, count))
-    return float((1 + np.sum(np.abs(signs @ differences) >= seen)) / (n + 1))
+        kept = ~(np.arange(2**count)[:, None] >> np.arange(count)) & 1  # (2^G, G)
+    else:
+        kept = np.random.default_rng(seed).integers(2, size=(n, count))
+        kept[0] = 1  # what was seen counts as one of the patterns
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first = statistic(kept @ a + (1 - kept) @ b)
+        differences = np.abs(first - statistic((1 - kept) @ a + kept @ b))
+    seen = abs(statistic(a.sum(axis=0)) - statistic(b.sum(axis=0)))
+    return float(np.mean(~(differences < seen - 1e-9 * abs(seen))))  # ties and undefined values count
+
+
+def sign_flip_test(differences: np.ndarray, n: int = 20_000, seed: int = 0) -> float:
+    """`exchange_test` of paired `differences (G,)` against a mean of 0: the sides of a pair exchange their signs."""
+    half = np.asarray(differences, dtype=float)[:, None] / 2
+    return exchange_test(half, -half, lambda sums: sums[..., 0], n, seed)
 
 
 def holm(p_values: list[float]) -> list[float]:

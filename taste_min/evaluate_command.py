@@ -171,7 +171,8 @@ def _show(title: str, metrics: dict[str, dict]) -> None:
     print(f"{title}, 95 % intervals")
     for name, row in metrics.items():
         ends = "one text, no interval" if row["low"] is None else f"{row['low']:.3f} .. {row['high']:.3f}"
-        print(f"  {name:<28}{row['value']:>9.3f}   {ends}")
+        test = f"   p {row['p']:.4f}, after Holm {row['holm_p']:.4f}" if "p" in row else ""
+        print(f"  {name:<28}{row['value']:>9.3f}   {ends}{test}")
 
 
 def write_json(path: Path, content: dict) -> None:

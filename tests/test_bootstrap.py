@@ -7,6 +7,7 @@ from taste_min.bootstrap import (
     bca_interval,
     correlation,
     excess,
+    exchange_test,
     grouped_interval,
     hierarchical_interval,
     holm,
@@ -112,6 +113,20 @@ def test_sign_flips():
     assert 0.04 < np.mean(below) < 0.17  # 10 % of true null hypotheses
     with pytest.raises(TasteError, match="at least one pair"):
         sign_flip_test(np.array([]))
+
+
+def test_exchanging_sides_tests_ratios_too():
+    rng = np.random.default_rng(8)
+    words = rng.integers(5, 15, 40).astype(float)
+    few, many = rng.binomial(10, 0.1, 40), rng.binomial(10, 0.3, 40)
+    tables = [np.stack([errors, words], axis=1) for errors in (few, many)]
+    assert exchange_test(*tables, ratio) == exchange_test(*tables[::-1], ratio) < 0.001
+    assert exchange_test(tables[0], tables[0], ratio) == 1
+    below = []
+    for i in range(200):
+        pair = [np.stack([rng.binomial(10, 0.2, 12), words[:12]], axis=1) for _ in range(2)]
+        below.append(exchange_test(*pair, ratio, seed=i) < 0.1)
+    assert 0.03 < np.mean(below) < 0.17  # 10 % of true null hypotheses
 
 
 def test_holm():

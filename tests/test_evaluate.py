@@ -78,7 +78,11 @@ def test_compare_pairs_the_utterances():
     b = [row(i, f"text {i}", 2, shift=0.9) for i in range(20)]
     run = {"run": {"judge": "base", "system": "x"}}
     found = compare({"utterances": a[::-1]} | run, {"utterances": b} | run)
-    assert found["wer"] == pytest.approx({"value": -0.2, "low": -0.2, "high": -0.2})
+    assert {k: found["wer"][k] for k in ("value", "low", "high")} == pytest.approx(
+        dict.fromkeys(("value", "low", "high"), -0.2)
+    )
+    assert found["wer"]["p"] < 0.001 < found["wer"]["holm_p"] * len(found) < 0.1
+    assert found["duration_consistency_50ms"]["p"] == found["duration_consistency_50ms"]["holm_p"] == 1
     assert found["word_f0_correlation"]["low"] > 0.1
     assert found["duration_consistency_50ms"]["value"] == 0
     assert found["duration_transfer_swapped"]["value"] == 0 and "f0_transfer_unswapped" not in found
@@ -237,9 +241,10 @@ def test_compare_prints_and_writes_differences(workplace, capsys):
     capsys.readouterr()
     files = [str(workplace / f"{system}.json") for system in ("vocoder", "topline")]
     assert cli.main(["evaluate", "--compare", *files, "--json", str(workplace / "difference.json")]) == 0
-    assert "vocoder minus topline" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "vocoder minus topline" in printed and "after Holm" in printed
     found = json.loads((workplace / "difference.json").read_text())
-    assert {"value", "low", "high"} <= found["wer"].keys() and found["run"]["b"]["system"] == "topline"
+    assert {"value", "low", "high", "p", "holm_p"} <= found["wer"].keys() and found["run"]["b"]["system"] == "topline"
 
 
 @pytest.mark.parametrize(
