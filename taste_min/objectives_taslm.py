@@ -20,6 +20,8 @@ from .taslm_layout import IGNORE, Batch, collate
 from .taslm_speech import position_losses
 from .unit_lm import UnitBatch, UnitLm, collate_units
 
+SPEECH_START = 0.6  # root mean square of speech per that of text where they are added
+
 
 class LanguageObjective(nn.Module):
     """What both kinds of language model share. name: of the stage and its exported file."""
@@ -98,6 +100,14 @@ class TaslmObjective(LanguageObjective):
             batch = batch._replace(token_ids=token_ids, text_labels=batch.text_labels * 0 + IGNORE)
         return batch
 
+    def prepare(self, batches: Iterable) -> None:
+        """As for every language model; and speech is made loud enough to be heard."""
+        batches = list(batches)
+        super().prepare(batches)
+        heard = torch.cat([batch.codes[batch.codes[..., 0] >= 0] for batch in batches])  # (n, R)
+        if len(heard):
+            start_fusion(self.model, heard)
+
     def labels(self, batch: Batch) -> torch.Tensor:
         return batch.taste_labels[batch.taste_labels[..., 0] >= 0]
 
@@ -160,6 +170,18 @@ def start_head(model: Taslm | UnitLm, labels: torch.Tensor) -> None:
     counts = torch.stack([torch.bincount(column, minlength=n_codes) for column in labels.T]) + 1.0  # (R, K)
     linear.weight.zero_()
     linear.bias.copy_((counts / counts.sum(1, keepdim=True)).log().flatten())
+
+
+@torch.no_grad()
+def start_fusion(model: Taslm, codes: torch.Tensor) -> None:
+    """Scale the fusion's linear layer until speech is `SPEECH_START` times as strong as text. codes: (n, R)."""
+    # dev: loud-start
+    fuse, text = model.fuse, model.llm.get_input_embeddings().weight
+    fuse.linear.bias.zero_()
+    shares = fuse.weights.softmax(0)
+    speech = shares[0] * fuse.linear(model.quantizer.decode(codes))
+    wanted = SPEECH_START * shares[1] * text.float().square().mean().sqrt()
+    fuse.linear.weight.mul_(wanted / speech.square().mean().sqrt())
 
 
 def taslm_objective(name: str, head: str, preset: str, **what: bool) -> TaslmObjective:

@@ -72,7 +72,15 @@ def _vocoder(config: TasteConfig, after_flow: bool) -> VocoderObjective:
 _LANGUAGE = {
     "tiny": TrainConfig(8, 1e-2, 2, 60, micro_batches=2, **_TINY),
     "mini": TrainConfig(
-        400, 1e-3, 10, 160, slow=(("model.head.", 0.3),), log_every=5, eval_every=50, eval_batches=4, save_every=10
+        400,
+        1e-3,
+        10,
+        160,
+        slow=(("model.head.", 2.0), ("model.fuse.", 0.3)),
+        log_every=5,
+        eval_every=50,
+        eval_batches=4,
+        save_every=10,
     ),
 }
 
