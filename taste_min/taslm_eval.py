@@ -39,12 +39,16 @@ class Pair(NamedTuple):
 
 
 def utterance_losses(
-    objective: LanguageObjective, store: FeatureStore, only: Sequence[int] | None = None, shuffle: int | None = None
+    objective: LanguageObjective,
+    store: FeatureStore,
+    only: Sequence[int] | None = None,
+    shuffle: int | None = None,
+    hears_others: bool = False,
 ) -> np.ndarray:
     """(U, 4): sum of text losses, tokens, sum of code losses, words. The baseline has unit losses and units instead.
 
     only: rows of the store, all by default. shuffle: seed with which the text tokens of each utterance are put in
-    another order, a control.
+    another order, a control. hears_others: what was said so far is taken from another utterance, a control too.
     """
     only = np.arange(len(store)) if only is None else np.asarray(only)
     table = np.zeros((len(only), 4))
@@ -54,6 +58,8 @@ def utterance_losses(
         batch = objective.load(store, only[rows].tolist())
         if shuffle is not None:
             batch = batch._replace(token_ids=shuffled(batch.token_ids, shuffle))
+        if hears_others:
+            batch = batch._replace(codes=exchanged(batch.codes))
         table[rows] = row_sums(objective, batch)
     return table
 
@@ -78,6 +84,12 @@ def shuffled(token_ids: torch.Tensor, seed: int) -> torch.Tensor:
         places = (row >= 0).nonzero()[1:, 0]
         row[places] = row[places[torch.randperm(len(places), generator=generator)]]
     return mixed
+
+
+def exchanged(codes: torch.Tensor) -> torch.Tensor:
+    """Codes (B, N, R) of the row before, wherever both rows have some."""
+    other = codes.roll(1, dims=0)
+    return torch.where((codes[..., :1] >= 0) & (other[..., :1] >= 0), other, codes)
 
 
 def unigram_losses(train: FeatureStore, store: FeatureStore, quantizer: ResidualVQ, vectors: bool) -> np.ndarray:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from taste_min.cli import main
 from taste_min.data import FeatureStore
 from taste_min.errors import TasteError
-from taste_min.objectives_taslm import LanguageObjective, TaslmObjective, start_head
+from taste_min.objectives_taslm import SPEECH_START, LanguageObjective, TaslmObjective, start_fusion, start_head
 from taste_min.stages import STAGES
 from taste_min.taslm_files import ADAPTER_PARTS, build_taslm, load_adapter
 from taste_min.taslm_layout import IGNORE
@@ -150,6 +150,17 @@ def test_heads_start_from_the_frequencies():
     start_head(model, labels)
     mean = model.quantizer.embed_codes(labels).mean(0)
     torch.testing.assert_close(model.predict_taste(torch.randn(1, 32)).mean[0], mean)
+
+
+def test_speech_starts_loud_enough_to_be_heard():
+    model = build_taslm("tiny", "token").eval()
+    codes = torch.randint(0, 4, (50, 4))
+    start_fusion(model, codes)
+    shares = model.fuse.weights.softmax(0)
+    speech = (shares[0] * model.fuse.linear(model.quantizer.decode(codes))).square().mean().sqrt()
+    text = (shares[1] * model.llm.get_input_embeddings().weight).square().mean().sqrt()
+    torch.testing.assert_close(speech / text, torch.tensor(SPEECH_START))
+    torch.testing.assert_close(model.fuse.weights.data, torch.tensor([-2.0, 2.0]))
 
 
 @pytest.mark.parametrize("head", ["token", "embedding"])

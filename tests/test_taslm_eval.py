@@ -12,6 +12,7 @@ from taste_min.taslm_eval import (
     TEXT,
     Pair,
     difference,
+    exchanged,
     other_emphasis,
     other_pitch,
     other_rate,
@@ -49,6 +50,8 @@ def test_sums_per_utterance_do_not_depend_on_the_batch(objective, store):
     assert units[:, TEXT][:, 1].tolist() == table[:2, 1].tolist() and (units[:, CODES][:, 1] > 5).all()
     other = utterance_losses(objective, store, shuffle=0)
     assert (other[:, CODES][:, 0] != table[:, CODES][:, 0]).any()
+    others = utterance_losses(objective, store, hears_others=True)
+    assert (others[:, CODES][:, 0] != table[:, CODES][:, 0]).any() and (others[:, 1::2] == table[:, 1::2]).all()
 
 
 def test_shuffled_text_is_the_same_text():
@@ -56,6 +59,13 @@ def test_shuffled_text_is_the_same_text():
     mixed = shuffled(ids, 0)
     assert (mixed[:, 0] == 9).all() and ((mixed < 0) == (ids < 0)).all()
     assert torch.equal(mixed.sort().values, ids.sort().values) and not torch.equal(mixed, ids)
+
+
+def test_exchanged_codes_stay_where_codes_are():
+    codes = torch.arange(24).reshape(2, 3, 4)
+    codes[0, 0], codes[1, 2] = -1, -1
+    other = exchanged(codes)
+    assert torch.equal(other[:, 1], codes[:, 1].flip(0)) and torch.equal(other[:, [0, 2]], codes[:, [0, 2]])
 
 
 def test_unigrams_are_the_best_guess_without_context(objective, store):

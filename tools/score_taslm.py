@@ -120,6 +120,8 @@ def main(argv: list[str] | None = None) -> None:
             losses[name] = utterance_losses(objective, test)
         if stage == "taslm_token":
             losses["shuffled_text"] = utterance_losses(objective, test, shuffle=0)
+        if stage in ("taslm_token", "taslm_embedding"):
+            losses[f"{name}_hearing_others"] = utterance_losses(objective, test, hears_others=True)
         if stage in ("taslm_token", "taslm_embedding", "taslm_text"):
             for kind, switched in KINDS.items():
                 store = test if kind == "rate" else voices
@@ -155,6 +157,8 @@ def main(argv: list[str] | None = None) -> None:
     compare("codes_alone_minus_token_code_loss", "codes_alone", "token", CODES)
     compare("codes_alone_minus_shuffled_text_code_loss", "codes_alone", "shuffled_text", CODES)
     compare("text_alone_minus_token_text_loss", "text_alone", "token", TEXT)
+    compare("token_hearing_others_minus_token_code_loss", "token_hearing_others", "token", CODES)
+    compare("embedding_hearing_others_minus_embedding_code_loss", "embedding_hearing_others", "embedding", CODES)
     compare("unigram_minus_embedding_vector_loss", "mean_vector", "embedding", CODES)
     compare("text_alone_minus_embedding_text_loss", "text_alone", "embedding", TEXT)
     compare("units_minus_token_text_loss", "units", "token", TEXT)
