@@ -20,7 +20,7 @@ from .taslm_layout import IGNORE, Batch, collate
 from .taslm_speech import position_losses
 from .unit_lm import UnitBatch, UnitLm, collate_units
 
-SPEECH_START = 0.6  # root mean square of speech per that of text where they are added
+SPEECH_START = 1.2  # root mean square of speech per that of text where they are added
 
 
 class LanguageObjective(nn.Module):
