@@ -85,6 +85,7 @@ def test_every_key_of_the_claims_is_measured(codes, voices, tmp_path, monkeypatc
     quantizer = build_objective(STAGES["taslm_token"], "tiny", 0).model.quantizer
     monkeypatch.setattr(score_taslm, "load_quantizer", lambda folder, config: quantizer)
     monkeypatch.setattr(set_report, "own_choices", lambda: own_choices()[:4])
+    monkeypatch.setattr(set_report, "ENOUGH", 6)
     out = tmp_path / "taslm.json"
     score_taslm.main([str(codes), str(tmp_path), "--voices", str(voices), "--out", str(out), "--unit-stories", "4"])
     results = json.loads(out.read_text())

@@ -18,6 +18,7 @@ from . import set_scores as sets
 CHOOSING = ("token", "embedding", "no_kl", "text_alone")  # models that read plain text
 ANSWERING = "embedding"  # the claim about questions is judged on the variant that the paper asked
 BEFORE = "text_model"  # the text model as it was before training
+ENOUGH = 100  # stories, as the claim asks; what was only begun to be spoken is not judged
 
 
 class SetReport:
@@ -26,7 +27,8 @@ class SetReport:
     def __init__(self, store: FeatureStore | None, put: Callable, unit_stories: int | None = None):
         """unit_stories: the unit model, which is slow, is judged on the first so many."""
         self.store, self.put, self.unit_stories = store, put, unit_stories
-        self.stories = sets.spoken_stories(store, own_stories()) if store else []
+        spoken = sets.spoken_stories(store, own_stories()) if store else []
+        self.stories = spoken if len(spoken) >= ENOUGH else []
         self.questions = [q for q in own_questions() if q.text in sets.spoken(store)] if store else []
         self.choices, self.twins = own_choices(), [story.twin for story in self.stories]
         self.told, self.chosen, self.replies = {}, {}, {}  # by model: (S,), (n,), one reply per question
