@@ -149,7 +149,9 @@ class Bench:
             else:
                 tokens.append(self.models[name].continue_speech(heard, SAMPLING, seed))
             seconds = time.perf_counter() - started
-            rows.append({"variant": name, "seed": seed, "words": len(tokens[-1].words), "seconds": round(seconds, 3)})
+            rows.append(
+                {"variant": name, "seed": seed, "words": len(tokens[-1].words), "wall_seconds": round(seconds, 3)}
+            )
         rows += [{"variant": "recording"}, {"variant": "prompt"}]
         wavs = self.speak(tokens[:-1], number) + self.speak(tokens[-1:], number, text_only=True)
         texts = [*(one.text for one in tokens), prompt.rest_text, prompt.text]

@@ -125,6 +125,6 @@ def summarise(rows: Sequence[Row], spoken: Sequence[Row]) -> dict:
     results = {"wer_against_own_text": mean(human, lambda row: row["word_errors"], lambda row: row["reference_words"])}
     whole = of_continuations(taslm, prompts)
     results |= {key: value for key, value in whole.items() if key.endswith("minus_shuffled")}
-    results["words_per_second"] = mean(by["token"], lambda row: row["words"], lambda row: row["seconds"])
+    results["words_per_second"] = mean(by["token"], lambda row: row["words"], lambda row: row["wall_seconds"])
     results |= of_speech(spoken)
     return results | {"variants": {name: of_continuations(by[name], prompts) for name in by if name != "prompt"}}
