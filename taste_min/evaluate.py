@@ -183,10 +183,10 @@ def codebook_perplexity(codes: np.ndarray) -> float:
     return float(np.mean([np.exp(-(p * np.log(p)).sum()) for p in shares]))
 
 
-def compare(a: dict, b: dict) -> dict[str, dict]:
+def compare(a: dict, b: dict, tests: bool = False) -> dict[str, dict]:
     """Result a minus result b for every metric that both hold, paired by utterance, with its interval.
 
-    p: of the exchange test, for all but medians. holm_p: adjusted for all metrics that are compared.
+    tests: also p of the exchange test, for all but medians, and holm_p, adjusted for all metrics that are compared.
     Raises TasteError when they measured different utterances or had different judges.
     """
     rows = [sorted(result["utterances"], key=lambda row: row["id"]) for result in (a, b)]
@@ -197,13 +197,14 @@ def compare(a: dict, b: dict) -> dict[str, dict]:
     differences = {}
     for metric, (statistic, columns) in METRICS.items():
         both = [i for i in range(len(rows[0])) if columns(rows[0][i]) is not None and columns(rows[1][i]) is not None]
-        tables = [table([side[i] for i in both], metric) for side in rows]
-        if len(tables[0]) > 1 and all(np.isfinite(statistic(sums.sum(axis=0))) for sums in tables):
-            differences[metric] = asdict(paired_difference(*tables, statistic)) | {
-                "p": exchange_test(*tables, statistic)
-            }
-    adjusted = holm([row["p"] for row in differences.values()])
-    differences = {k: row | {"holm_p": p} for (k, row), p in zip(differences.items(), adjusted, strict=True)}
+        sums = [table([side[i] for i in both], metric) for side in rows]
+        if len(sums[0]) > 1 and all(np.isfinite(statistic(side.sum(axis=0))) for side in sums):
+            differences[metric] = asdict(paired_difference(*sums, statistic))
+            if tests:
+                differences[metric]["p"] = exchange_test(*sums, statistic)
+    if tests:
+        for row, p in zip(differences.values(), holm([row["p"] for row in differences.values()]), strict=True):
+            row["holm_p"] = p
     for name in MEDIANS:
         both = [i for i in range(len(rows[0])) if rows[0][i].get(name) is not None and rows[1][i].get(name) is not None]
         sides = [_values([side[i] for i in both], name) for side in rows]

@@ -158,7 +158,7 @@ def _compare(first: str, second: str, out: str | None) -> int:
                 raise ValueError("a row without a name")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise TasteError(f"{path} is not a result of `taste-min evaluate --json`; make one first.") from error
-    differences = compare(*results)
+    differences = compare(*results, tests=True)
     names = [result["run"]["system"] for result in results]
     _show(f"{names[0]} minus {names[1]}", differences)
     if out:

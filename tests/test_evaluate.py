@@ -77,7 +77,7 @@ def test_compare_pairs_the_utterances():
     a = [row(i, f"text {i}", 0, shift=0.2) for i in range(20)]
     b = [row(i, f"text {i}", 2, shift=0.9) for i in range(20)]
     run = {"run": {"judge": "base", "system": "x"}}
-    found = compare({"utterances": a[::-1]} | run, {"utterances": b} | run)
+    found = compare({"utterances": a[::-1]} | run, {"utterances": b} | run, tests=True)
     assert {k: found["wer"][k] for k in ("value", "low", "high")} == pytest.approx(
         dict.fromkeys(("value", "low", "high"), -0.2)
     )
