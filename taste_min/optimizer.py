@@ -29,7 +29,7 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     groups = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            factor = next((f for start, f in config.slow if name.startswith(start)), 1.0)
+            factor = next((f for start, f in config.factors if name.startswith(start)), 1.0)
             groups.setdefault(factor, []).append(parameter)
     groups = [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)

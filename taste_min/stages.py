@@ -25,7 +25,7 @@ class TrainConfig:
     budget: int  # padded positions in a micro-batch: tokens + units, mel frames, or segments
     micro_batches: int = 1
     final_lr: float = 0.02
-    slow: tuple[tuple[str, float], ...] = ()  # (start of a parameter name, factor on its learning rate)
+    factors: tuple[tuple[str, float], ...] = ()  # (start of a parameter name, factor on its learning rate)
     clip: float = 1.0
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.98)
@@ -76,7 +76,7 @@ _LANGUAGE = {
         1e-3,
         10,
         160,
-        slow=(("model.head.", 2.0), ("model.fuse.", 0.3)),
+        factors=(("model.head.", 2.0), ("model.fuse.", 0.3)),
         log_every=5,
         eval_every=50,
         eval_batches=4,
@@ -102,13 +102,13 @@ STAGES = {
             "no_vq",
             ("text_only",),
             lambda config: TokenizerObjective(config, audio=True, quantize=False, units_from=_UNITS_FROM[config.name]),
-            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(2400, 8e-4, 200, 3000, slow=_FINE_TUNED)},
+            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(2400, 8e-4, 200, 3000, factors=_FINE_TUNED)},
         ),
         Stage(
             "vq",
             ("no_vq",),
             lambda config: TokenizerObjective(config, audio=True, quantize=True),
-            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(1500, 6e-4, 50, 3000, slow=_FINE_TUNED)},
+            {"tiny": _TINY_TOKENIZER, "mini": TrainConfig(1500, 6e-4, 50, 3000, factors=_FINE_TUNED)},
         ),
         Stage(
             "flow",

@@ -285,7 +285,7 @@ def test_learning_rate_warms_up_and_ends_low():
 
 def test_fine_tuned_parts_learn_slower():
     objective = TokenizerObjective(tiny(), audio=True, quantize=False)
-    optimizer = make_optimizer(objective, TrainConfig(1, 1.0, 1, 1, slow=(("aggregator.", 0.3),)))
+    optimizer = make_optimizer(objective, TrainConfig(1, 1.0, 1, 1, factors=(("aggregator.", 0.3),)))
     sizes = {group["factor"]: len(group["params"]) for group in optimizer.param_groups}
     trained = [n for n, p in objective.named_parameters() if p.requires_grad]
     assert sizes[0.3] == sum(n.startswith("aggregator.") for n in trained) and sum(sizes.values()) == len(trained)

@@ -9,6 +9,8 @@ the weights, and a little with the machine.
 
 import argparse
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 from claims_pages import ROOT, csv_table
@@ -90,8 +92,10 @@ def main() -> None:
     args = parser.parse_args()
     entries = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else []
     if not args.page:
+        if subprocess.run([sys.executable, ROOT / "tools" / "execute.py", "--check"]).returncode:
+            sys.exit("results/smoke belongs to an earlier state of the code; run `make book` first.")
         entries = [one for one in entries if one["commit"] != commit()] + [entry()]
-        write_whole(RECORD, json.dumps(entries, indent=1) + "\n")
+        write_whole(RECORD, "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")  # an entry is a line
     write_whole(PAGE, page(entries))
 
 
