@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .errors import TasteError
 from .joint_sampler import JointSampling, SamplerTables, first_bans, keep_top_p, sample_text
+from .lora import merged
 from .taslm import HeadOutput, Taslm
 from .taslm_layout import IGNORE
 
@@ -155,44 +156,45 @@ def generate(
     next_codes = torch.full((len(prompts), 1, config.rvq.n_quantizers), IGNORE)  # what enters beside the next token
     cache = None
 
-    while True:
-        n_new = inputs.shape[1] if cache is None else 1
-        output = model.llm.model(
-            inputs_embeds=inputs[:, -n_new:].to(model.llm.dtype),
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -n_new:],
-            past_key_values=cache,
-            use_cache=use_cache,
-        )
-        cache = output.past_key_values if use_cache else None
-        hidden = output.last_hidden_state[:, -1]  # (B, D)
-        scores, taste = model.llm.lm_head(hidden).cpu(), model.predict_taste(hidden)
-        for b, machine in enumerate(machines):
-            if machine.done:
-                continue
-            token, turn = IGNORE, len(traces[b])
-            if machine.stopped is None or not sampling.pad_text_at_end:
-                if script is not None and turn < len(script):
-                    token = script[turn]
-                else:
-                    bans = banned if traces[b] else banned_first
-                    token = sample_text(scores[b], histories[b], sampling, bans, generators[b])
-            keep, word_start, word = machine.step(token, last=script is not None and turn >= len(script) - 1)
-            codes = _choose_codes(taste, b, sampling.taste_top_p, generators[b]) if word >= 0 else None
-            if word_start:  # the speech side changes: first the end of the prompt, then what was just taken
-                waiting = pending[b][machine.starts - 1 : machine.starts]
-                next_codes[b, 0] = waiting[0] if len(waiting) else IGNORE if codes is None else codes
-            next_tokens[b] = token if keep or not sampling.pad_text_at_end else IGNORE
-            if keep:
-                histories[b].append(token)
-            traces[b].append(
-                Step(token if keep else IGNORE, word_start, word, () if codes is None else tuple(codes.tolist()))
+    with merged(model.language_model):
+        while True:
+            n_new = inputs.shape[1] if cache is None else 1
+            output = model.llm.model(
+                inputs_embeds=inputs[:, -n_new:].to(model.llm.dtype),
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -n_new:],
+                past_key_values=cache,
+                use_cache=use_cache,
             )
-        if all(machine.done for machine in machines):
-            break
-        following = model.embed(next_tokens.to(model.device), next_codes.to(model.device))
-        inputs = torch.cat([inputs, following], dim=1)
-        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
+            cache = output.past_key_values if use_cache else None
+            hidden = output.last_hidden_state[:, -1]  # (B, D)
+            scores, taste = model.llm.lm_head(hidden).cpu(), model.predict_taste(hidden)
+            for b, machine in enumerate(machines):
+                if machine.done:
+                    continue
+                token, turn = IGNORE, len(traces[b])
+                if machine.stopped is None or not sampling.pad_text_at_end:
+                    if script is not None and turn < len(script):
+                        token = script[turn]
+                    else:
+                        bans = banned if traces[b] else banned_first
+                        token = sample_text(scores[b], histories[b], sampling, bans, generators[b])
+                keep, word_start, word = machine.step(token, last=script is not None and turn >= len(script) - 1)
+                codes = _choose_codes(taste, b, sampling.taste_top_p, generators[b]) if word >= 0 else None
+                if word_start:  # the speech side changes: first the end of the prompt, then what was just taken
+                    waiting = pending[b][machine.starts - 1 : machine.starts]
+                    next_codes[b, 0] = waiting[0] if len(waiting) else IGNORE if codes is None else codes
+                next_tokens[b] = token if keep or not sampling.pad_text_at_end else IGNORE
+                if keep:
+                    histories[b].append(token)
+                traces[b].append(
+                    Step(token if keep else IGNORE, word_start, word, () if codes is None else tuple(codes.tolist()))
+                )
+            if all(machine.done for machine in machines):
+                break
+            following = model.embed(next_tokens.to(model.device), next_codes.to(model.device))
+            inputs = torch.cat([inputs, following], dim=1)
+            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
     model.train(was_training)
     return [_result(trace, machine, next_codes.shape[2]) for trace, machine in zip(traces, machines, strict=True)]
 

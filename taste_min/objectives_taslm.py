@@ -72,11 +72,22 @@ class LanguageObjective(nn.Module):
 
 
 class TaslmObjective(LanguageObjective):
-    """Text and codes. Without `speech` no code is heard or predicted, without `text` no word is."""
+    """Text and codes. Without `speech` no code is heard or predicted, without `text` no word is.
 
-    def __init__(self, name: str, model: Taslm, text: bool = True, speech: bool = True, kl: bool = True):
+    loudness: of speech beside text before the first step, see `start_fusion`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Taslm,
+        text: bool = True,
+        speech: bool = True,
+        kl: bool = True,
+        loudness: float = SPEECH_START,
+    ):
         super().__init__(name, model, kl and text)
-        self.text, self.speech = text, speech
+        self.text, self.speech, self.loudness = text, speech, loudness
 
     def lengths(self, store: FeatureStore) -> list[int]:
         if store.fingerprint != self.model.quantizer.fingerprint:
@@ -106,7 +117,7 @@ class TaslmObjective(LanguageObjective):
         super().prepare(batches)
         heard = torch.cat([batch.codes[batch.codes[..., 0] >= 0] for batch in batches])  # (n, R)
         if len(heard):
-            start_fusion(self.model, heard)
+            start_fusion(self.model, heard, self.loudness)
 
     def labels(self, batch: Batch) -> torch.Tensor:
         return batch.taste_labels[batch.taste_labels[..., 0] >= 0]
@@ -173,14 +184,14 @@ def start_head(model: Taslm | UnitLm, labels: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def start_fusion(model: Taslm, codes: torch.Tensor) -> None:
-    """Scale the fusion's linear layer until speech is `SPEECH_START` times as strong as text. codes: (n, R)."""
+def start_fusion(model: Taslm, codes: torch.Tensor, loudness: float = SPEECH_START) -> None:
+    """Scale the fusion's linear layer until speech is `loudness` times as strong as text. codes: (n, R)."""
     # dev: loud-start
     fuse, text = model.fuse, model.llm.get_input_embeddings().weight
     fuse.linear.bias.zero_()
     shares = fuse.weights.softmax(0)
     speech = shares[0] * fuse.linear(model.quantizer.decode(codes))
-    wanted = SPEECH_START * shares[1] * text.float().square().mean().sqrt()
+    wanted = loudness * shares[1] * text.float().square().mean().sqrt()
     fuse.linear.weight.mul_(wanted / speech.square().mean().sqrt())
 
 

@@ -14,6 +14,7 @@ import torch
 from . import quantizer, taslm, unit_decoder, vocoder
 from .errors import TasteError
 from .golden import Tensors, strip_prefix
+from .lora import LORA_TARGETS
 
 PREFIXES = {
     "encoder": "audio_tower.audio_joint_encoder_segmenter.audio_encoder.",
@@ -115,7 +116,7 @@ def _taslm_to_ours(weights: Tensors) -> Tensors:
     for name, value in weights.items():
         if name.startswith(PLAIN_LLM) and not name.startswith(LLM):
             *path, layer, kind = name.replace(PLAIN_LLM, LLM, 1).split(".")
-            name = ".".join([*path, layer, "base_layer", kind] if layer in taslm.LORA_TARGETS else [*path, layer, kind])
+            name = ".".join([*path, layer, "base_layer", kind] if layer in LORA_TARGETS else [*path, layer, kind])
         renamed[name] = value
     if f"{LLM}model.embed_tokens.weight" not in renamed:
         raise TasteError("the checkpoint has a language model without token embeddings; copy all of its files.")

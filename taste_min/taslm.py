@@ -7,25 +7,21 @@ Axes: B batch, T text tokens, W words, N positions = 1 + T + delay, D width of t
 R quantiser layer, K codebook size, d codebook width.
 """
 
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from .config import LlamaSizes, TaslmConfig
 from .errors import TasteError
+from .lora import with_lora
 from .quantizer import ResidualVQ
 from .taslm_layout import IGNORE, Batch, Layout, layout
 from .tokens import TasteTokens
-
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class HeadOutput(NamedTuple):
@@ -239,22 +235,6 @@ class Taslm(nn.Module):
         """(B, 1 + T, V) of the text model as it was before training: the same weights with LoRA switched off."""
         with self.language_model.disable_adapter():
             return text_logits(self.llm, batch.token_ids[:, : batch.token_ids.shape[1] - self.config.delay])
-
-
-def with_lora(llm: LlamaForCausalLM, config: TaslmConfig) -> PeftModel:
-    """Wrap a language model; it is frozen, and its LoRA matrices are float32 and change nothing at first."""
-    lora = LoraConfig(
-        r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=LORA_TARGETS
-    )
-    state = torch.get_rng_state()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a property under its old name
-        model = get_peft_model(llm, lora)
-    torch.set_rng_state(state)  # peft has filled the matrices in the order of a set: once more, in that of the layers
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.reset_lora_parameters("default", init_lora_weights=True)
-    return model
 
 
 def text_logits(llm: LlamaForCausalLM, token_ids: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ def make_codes(folder: Path, quantizer: ResidualVQ, n: int = 32) -> Path:
         first = token_ids[torch.cat([torch.ones(1), word_ids.diff()]).bool()]
         codes = (first[:, None] + torch.arange(4)) % 24
         units = (first[:, None] + torch.arange(5)).flatten() % 64
-        rows.append({"id": f"u{i}", "split": "dev" if i % 4 == 3 else "train", "text": "big bird", "seconds": 1.0})
+        rows.append({"id": f"u{i}", "split": "dev" if i % 4 == 3 else "train", "text": f"bird {i}", "seconds": 1.0})
         rows[-1] |= {"n_tokens": len(token_ids), "n_runs": len(units.unique_consecutive())}
         tensors.append({"token_ids": token_ids.int(), "word_ids": word_ids.int(), "codes": codes.short()})
         tensors[-1]["units"] = units.short()
