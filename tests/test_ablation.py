@@ -61,6 +61,14 @@ def test_a_limit_that_leaves_nothing_is_refused(setting):
         Corpus(setting.train.store, 0.1, setting.work.parent / "words.safetensors", setting.train.classes)
 
 
+def test_a_corpus_of_chosen_utterances_keeps_their_order_and_names_the_missing(setting):
+    store, words, classes = setting.test.store, setting.work.parent / "words.safetensors", setting.test.classes
+    chosen = [row["id"] for row in setting.test.rows][::-1]
+    assert [row["id"] for row in Corpus(store, 3.0, words, classes, chosen).rows] == chosen
+    with pytest.raises(TasteError, match="have no nobody"):
+        Corpus(store, 3.0, words, classes, [*chosen, "nobody"])
+
+
 def test_all_conditions_of_a_seed_see_the_same_batches_for_the_same_number_of_steps(setting):
     seen = {}
     original = Corpus.load

@@ -7,11 +7,12 @@
 
 FOLDER is made by `taste-min train features`; WORK is any folder, for what the runs share. Every finished run is a file
 results/full/ablation/CONDITION-SEED.json, and a run that has one is skipped. `check` does one of them again, without
-touching its file, and compares it with what its condition may give.
+touching its file, on the recorded test utterances, and compares it with what its condition may give.
 """
 
 import argparse
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -37,13 +38,17 @@ WORDS = "words.safetensors"
 SPLITS = ("train", "dev", "test")
 
 
-def make_setting(features: str, work: Path, protocol: Protocol) -> Setting:
+def make_setting(features: str, work: Path, protocol: Protocol, tested: Sequence[str] | None = None) -> Setting:
+    """What the runs share. tested: ids of the utterances they are judged on; default: all of the split."""
     words = work / WORDS
     if not words.is_file():
         raise TasteError(f"there is no {WORDS} in {work}; run `python tools/ablate.py words` first.")
     units = MiniUnits.load(CHECKPOINTS / "mini" / "units.safetensors")
     classes = join_units(units.centroids, protocol.decoder.n_units)
-    train, dev, test = (Corpus(KeptStore(features, split), protocol.seconds, words, classes) for split in SPLITS)
+    train, dev, test = (
+        Corpus(KeptStore(features, split), protocol.seconds, words, classes, tested if split == "test" else None)
+        for split in SPLITS
+    )
     tokenizer = load_tokenizer(fetch("whisper-tiny-en"))
     return Setting(protocol, train, dev, test, tokenizer, layer_statistics(train), work)
 
@@ -79,10 +84,13 @@ def runs(args, protocol: Protocol) -> None:
 def check(args, protocol: Protocol) -> None:
     name, seed = args.which[0], int(args.which[1])
     recorded = read_runs(args.out)
-    record = run((CONDITIONS | SWEEP)[name], make_setting(args.features, args.work, protocol), seed)
+    then = recorded[name][seed]
+    setting = make_setting(args.features, args.work, protocol, then["utterances"])
+    print(f"training on {len(setting.train.rows)} utterances, recorded {then['train']['utterances']}")
+    record = run((CONDITIONS | SWEEP)[name], setting, seed)
     for part in PARTS:
         low, high = run_limits(recorded[name], part)
-        value, old = (measure(part, x["test"][WITH_PAST]) for x in (record, recorded[name][seed]))
+        value, old = (measure(part, x["test"][WITH_PAST]) for x in (record, then))
         inside = "inside" if low <= value <= high else "OUTSIDE"
         print(f"{part}: {value:.4f}, recorded {old:.4f}, {inside} {low:.4f} to {high:.4f}")
 

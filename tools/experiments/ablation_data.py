@@ -41,16 +41,29 @@ class KeptStore(FeatureStore):
 class Corpus:
     """The utterances of one split up to a length, and what the conditions hear."""
 
-    def __init__(self, store: FeatureStore, seconds: float, words: Path, classes: torch.Tensor):
+    def __init__(
+        self,
+        store: FeatureStore,
+        seconds: float,
+        words: Path,
+        classes: torch.Tensor,
+        only: Sequence[str] | None = None,
+    ):
         """words: the file that `write_words` made. classes: (units,) the class of every unit, from `join_units`.
+        only: ids of utterances, in this order; default: all.
 
-        Raises TasteError when no utterance is short enough.
+        Raises TasteError when no utterance is short enough, and when one of `only` is missing.
         """
         self.store, self.classes, file = store, classes, safe_open(str(words), "pt")
         self.words = functools.cache(lambda name: file.get_tensor(name).float())
         self.indices = [i for i, row in enumerate(store.rows) if row["seconds"] <= seconds]
         if not self.indices:
             raise TasteError(f"no utterance is shorter than {seconds} s; choose a longer limit.")
+        if only is not None:
+            places = {store.rows[i]["id"]: i for i in self.indices}
+            if missing := [name for name in only if name not in places]:
+                raise TasteError(f"the features have no {missing[0]}; build a corpus that holds it.")
+            self.indices = [places[name] for name in only]
         self.rows = [store.rows[i] for i in self.indices]
 
     def lengths(self) -> list[int]:
