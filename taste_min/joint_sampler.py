@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from .errors import TasteError
 
 LOW = -1e5  # score of what must not be chosen
+MANY = 1024  # of the best tokens nearly always hold enough of the probability
 SPOKEN = set(".,'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 
 
@@ -104,10 +105,14 @@ def keep_top_p(scores: torch.Tensor, top_p: float) -> torch.Tensor:
     """scores: (V,). Lowers what lies beyond the cumulative probability top_p; the best always stays."""
     if top_p == 1:  # rounding of the cumulative sum must not cut the tail
         return scores.clone()
-    ordered, order = scores.sort(descending=True)
-    beyond = ordered.softmax(-1).cumsum(-1) > top_p
-    beyond[0] = False
-    return scores.index_fill(0, order[beyond], LOW)
+    total = scores.logsumexp(-1)
+    for n in (min(MANY, len(scores)), len(scores)):  # sorting the whole vocabulary takes longer than to choose from it
+        ordered, order = scores.topk(n)
+        within = (ordered - total).exp().cumsum(-1) <= top_p
+        if not within[-1]:
+            break
+    kept = order[: max(1, int(within.sum()))]
+    return torch.full_like(scores, LOW).index_copy(0, kept, scores[kept])
 
 
 def sample_text(

@@ -47,7 +47,8 @@ def merged(model: PeftModel) -> Iterator[None]:
     frozen = [layer.get_base_layer().weight.data for layer in layers]
     try:
         for layer, weight in zip(layers, frozen, strict=True):
-            layer.get_base_layer().weight.data = weight + layer.get_delta_weight("default")
+            a, b, scale = (part["default"] for part in (layer.lora_A, layer.lora_B, layer.scaling))
+            layer.get_base_layer().weight.data = torch.addmm(weight, b.weight, a.weight, alpha=scale)
         with model.disable_adapter():
             yield
     finally:

@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from taste_min.errors import TasteError
-from taste_min.joint_sampler import JointSampling, keep_top_p, sample_text, sampler_tables
+from taste_min.joint_sampler import LOW, JointSampling, keep_top_p, sample_text, sampler_tables
 
 TEXT = ["Hello there, world. Is it $5? Yes!\nIt's a self-made thing; the there then.\n\n  Two  spaces."] * 4
 
@@ -127,3 +127,13 @@ def test_top_p_zero_takes_the_best_and_bans_always_hold():
 def test_senseless_settings_are_refused(wrong):
     with pytest.raises(TasteError):
         JointSampling(**wrong)
+
+
+@pytest.mark.parametrize("sharp", [0.0, 0.3, 8.0])
+def test_top_p_of_a_large_vocabulary_is_that_of_sorting_all_of_it(sharp):
+    scores = sharp * torch.randn(5000, generator=torch.Generator().manual_seed(0)).double()
+    scores += torch.arange(5000) * 1e-6  # no two are alike
+    ordered, order = scores.sort(descending=True)
+    within = ordered.softmax(-1).cumsum(-1) <= 0.9
+    expected = torch.full_like(scores, LOW).index_copy(0, order[within], ordered[within])
+    assert torch.equal(keep_top_p(scores, 0.9), expected)
