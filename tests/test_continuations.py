@@ -133,7 +133,7 @@ def test_sentences_take_turns_between_voices(monkeypatch):
 
 def test_the_copies_beside_the_adapters_agree_with_the_records():
     found = copies()
-    assert set(found) == {"scores", "continuation", "claims"}, "results/full lacks a record"
+    assert set(found) == {"scores", "continuation", "loudness", "claims"}, "results/full lacks a record"
     assert {name: read(SHIPPED / f"{name}.json") for name in found} == json.loads(json.dumps(found))
 
 

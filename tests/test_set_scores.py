@@ -1,5 +1,6 @@
 """Stories, choices and questions on tiny models: sums of the whole story, controls, prompts, what counts as right."""
 
+from contextlib import nullcontext
 from functools import cache
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from experiments import set_scores
 from experiments.set_scores import (
+    check_units,
     chooses_right,
     frame,
     is_right,
@@ -104,10 +106,10 @@ def test_without_its_context_an_ending_is_right_as_often_as_its_twin(store):
 
 
 def test_the_unit_model_needs_units(store, monkeypatch):
-    told = sequence(store, [0]) | {"units": torch.zeros(0, dtype=torch.long)}
-    monkeypatch.setattr(set_scores, "sequence", lambda store, rows: told)
-    with pytest.raises(TasteError, match="without --no-units"):
-        story_sums(objective("unit_lm"), store, STORIES)
+    for number, named in ((0, "without --no-units"), (4, None)):
+        monkeypatch.setattr(store, "rows", [row | {"n_runs": number} for row in store.rows])
+        with pytest.raises(TasteError, match=named) if named else nullcontext():
+            check_units(store, STORIES)
 
 
 def test_weights_and_lengths_decide_and_missing_codes_do_not_count():

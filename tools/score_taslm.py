@@ -108,6 +108,8 @@ def main(argv: list[str] | None = None) -> None:
         print(name, {key: round(value, 4) for key, value in results[name].items()}, flush=True)
 
     sets = SetReport(voices, put, args.unit_stories)
+    if (args.runs / "unit_lm" / "export").is_dir():
+        sets.check_units()
     for stage in RUNS:
         if not (args.runs / stage / "export" / f"{stage}.safetensors").is_file():
             print(f"{stage} was not trained")

@@ -2,7 +2,8 @@
 
     python tools/taslm_scores.py
 
-results/full/taslm.json and continuation.json without their rows, and what became of the claims that they bear on.
+results/full/taslm.json, continuation.json and loudness.json without their rows, and what became of the claims that they
+bear on.
 """
 
 import json
@@ -15,7 +16,7 @@ from taste_min.evaluate_command import write_json
 from taste_min.taslm_files import SHIPPED
 
 RESULTS = ROOT / "results" / "full"
-RECORDS = {"taslm": "scores", "continuation": "continuation"}  # record -> its copy
+RECORDS = {"taslm": "scores", "continuation": "continuation", "loudness": "loudness"}  # record -> its copy
 ROWS = ("utterances", "spoken")
 
 

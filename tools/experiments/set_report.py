@@ -33,6 +33,11 @@ class SetReport:
         self.choices, self.twins = own_choices(), [story.twin for story in self.stories]
         self.told, self.chosen, self.replies = {}, {}, {}  # by model: (S,), (n,), one reply per question
 
+    def check_units(self) -> None:
+        """Raises TasteError when the unit model could not be judged; better before hours of work than after."""
+        if self.stories:
+            sets.check_units(self.store, self.stories[: self.unit_stories])
+
     def measure(self, name: str, objective: LanguageObjective) -> None:
         """Everything that a model can be judged on."""
         if name in CHOOSING:

@@ -43,6 +43,13 @@ def spoken(store: FeatureStore) -> dict[str, int]:
     return {row["text"]: i for i, row in enumerate(store.rows) if row["style"] == EVEN}
 
 
+def check_units(store: FeatureStore, stories: Sequence[Story]) -> None:
+    """Raises TasteError when a sentence of the stories has no units."""
+    rows = spoken(store)
+    if not all(store.rows[rows[text]]["n_runs"] for s in stories for text in (*s.context, s.right, s.wrong)):
+        raise TasteError("the stories have no units; extract them without --no-units.")
+
+
 def spoken_stories(store: FeatureStore, stories: Sequence[Story]) -> list[Story]:
     """Those of which every sentence was spoken."""
     rows = spoken(store)
@@ -77,8 +84,6 @@ def story_sums(
             layouts = [objective.model.layout(s["token_ids"], s["word_ids"], s["codes"]) for s in told]
             batch = objective.hide(collate(layouts))
         else:
-            if not all(len(s["units"]) for s in told):
-                raise TasteError("the stories have no units; extract them without --no-units.")
             batch = collate_units([(s["token_ids"], s["units"]) for s in told], objective.model.config.sos_id)
         table.append(row_sums(objective, batch))
     return np.array(table)
