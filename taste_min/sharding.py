@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_optimizer_state_dict
 from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict as set_optimizer
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from .aggregator import AggregatorLayer
@@ -113,5 +113,8 @@ def _partial(folder: Path) -> Path:
 
 
 def _state(run) -> dict:
+    for module in run.objective.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # torch 2.7 leaves the outermost whole after an evaluation, unlike what optimisers know
     optimizers = {name: get_optimizer_state_dict(run.objective, one) for name, one in run.optimizers.items()}
     return {"objective": run.objective.state_dict(), "optimizers": optimizers, "ema": run.ema}
