@@ -1,6 +1,7 @@
 """LoRA on the language model: small trained matrices beside frozen ones, by peft (paper section 4.1).
 
 W x + s B (A x): the frozen W is left as it is, so switching LoRA off gives back the text model.
+W: (n_out, n_in), A: (r, n_in), B: (n_out, r), s = lora_alpha / r.
 """
 
 import warnings

@@ -1,6 +1,6 @@
 """How loud must speech start, so that the joint language model hears it? results/full/loudness.json (section 3.2).
 
-    python tools/loudness.py [--codes results/taslm_codes] [--steps 80]
+    python tools/loudness.py [--codes results/taslm_codes] [--steps 48]
 
 The stage taslm_token again and again from the same seed, each time with another way of beginning. Measured on the dev
 split: losses of codes and text in nats, how loud speech is beside text, and the gain of hearing: how much worse codes
@@ -42,7 +42,7 @@ WAYS = {  # name: how loud speech starts (the original: 0.06), factor of the fus
 
 
 class Hiding(TaslmObjective):
-    """The stage, with text hidden in every other batch of the training."""
+    """The stage, with text hidden in half of the batches of the training, drawn at random."""
 
     def load(self, store, indices, generator=None):
         self.text = self.kl = not self.training or torch.rand((), generator=generator).item() < 0.5
@@ -95,7 +95,7 @@ def train(way: str, train_data: FeatureStore, dev: FeatureStore, steps: int, pre
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--codes", type=Path, default=CODES_FOLDER)
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=48)
     args = parser.parse_args(argv)
     train_data, dev = FeatureStore(args.codes, "train"), FeatureStore(args.codes, "dev")
     run = {"steps": args.steps, "seed": SEED, "utterances": len(dev), "codebooks": dev.fingerprint, "commit": commit()}
