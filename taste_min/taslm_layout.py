@@ -93,3 +93,12 @@ def collate(layouts: list[Layout], spurious_labels: bool = False) -> Batch:
         labelled = torch.arange(text_labels.shape[1]) < (text_labels >= 0).sum(1).max()
         text_labels[mask & labelled & (text_labels < 0)] = 0
     return Batch(*fields, mask)
+
+
+def shuffled(token_ids: torch.Tensor, seed: int) -> torch.Tensor:
+    """Rows (B, N) with their text in another order; the start token and padding stay."""
+    generator, mixed = torch.Generator().manual_seed(seed), token_ids.clone()
+    for row in mixed:
+        places = (row >= 0).nonzero()[1:, 0]
+        row[places] = row[places[torch.randperm(len(places), generator=generator)]]
+    return mixed

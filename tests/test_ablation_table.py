@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import yaml
+from claims import NOT_REPRODUCED, REPRODUCED, judge_claim
 from conftest import ROOT
 from experiments.ablation_scores import COLUMNS
 from experiments.ablation_table import PRIMARY, compare, measure, read_runs, run_limits, tabulate
 
 from taste_min.bootstrap import minus, ratio
-from taste_min.claims import NOT_REPRODUCED, REPRODUCED, judge_claim
 from taste_min.errors import TasteError
 
 # condition -> top-5 accuracy and loss that its records are made from

@@ -2,9 +2,9 @@
 
 import pytest
 import yaml
+from claims import VERDICTS, check_criterion, find, judge_claim, verdict
 from conftest import ROOT
 
-from taste_min.claims import VERDICTS, check_criterion, find, judge_claim, verdict
 from taste_min.errors import TasteError
 
 CLAIMS = yaml.safe_load((ROOT / "tests" / "claims.yaml").read_text())

@@ -7,9 +7,8 @@ import claims_pages as tool
 import pytest
 import speed_page
 import yaml
+from claims import find
 from conftest import ROOT
-
-from taste_min.claims import find
 
 CLAIMS = yaml.safe_load((ROOT / "tests" / "claims.yaml").read_text())
 EDITING = next(claim for claim in CLAIMS if claim["id"] == "edits-stay-local")

@@ -8,6 +8,7 @@ import torch
 import yaml
 from conftest import ROOT
 from experiments import set_report
+from experiments.spoken_sets import own_choices, own_questions, own_stories
 from test_set_scores import letters_and_lines
 
 from taste_min.cli import main
@@ -15,7 +16,6 @@ from taste_min.config import tiny
 from taste_min.data import FeatureStore
 from taste_min.errors import TasteError
 from taste_min.shards import write_shard
-from taste_min.spoken_sets import own_choices, own_questions, own_stories
 from taste_min.stages import STAGES
 from taste_min.train import build_objective
 

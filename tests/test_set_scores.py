@@ -22,14 +22,14 @@ from experiments.set_scores import (
     story_sums,
     written_replies,
 )
+from experiments.spoken_sets import Choice, Question, own_stories
+from experiments.taslm_eval import utterance_losses
 from tokenizers import Tokenizer, decoders, models
 
 from taste_min.data import FeatureStore
 from taste_min.errors import TasteError
 from taste_min.shards import write_shard
-from taste_min.spoken_sets import Choice, Question, own_stories
 from taste_min.stages import STAGES
-from taste_min.taslm_eval import utterance_losses
 from taste_min.train import build_objective
 
 STORIES = own_stories(2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from experiments.speech_lms import HubertUnits, LinearQuantizer, PitchTokens, SpiritLm, StyleTokens, Twist, mean_nats
 from fake_taste import speech
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
@@ -22,7 +23,6 @@ from transformers import (
 )
 
 from taste_min.errors import TasteError
-from taste_min.speech_lms import HubertUnits, LinearQuantizer, PitchTokens, SpiritLm, StyleTokens, Twist, mean_nats
 
 K = 11  # units
 WAV2VEC = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

@@ -4,11 +4,7 @@ import json
 import re
 
 import pytest
-
-from taste_min.align import in_dictionary
-from taste_min.corpus import sentences
-from taste_min.errors import TasteError
-from taste_min.spoken_sets import (
+from experiments.spoken_sets import (
     Question,
     Story,
     own_choices,
@@ -19,6 +15,10 @@ from taste_min.spoken_sets import (
     spoken_story_cloze,
     story_cloze,
 )
+
+from taste_min.align import in_dictionary
+from taste_min.corpus import sentences
+from taste_min.errors import TasteError
 
 STORIES = own_stories()
 HEADER = "InputStoryid,InputSentence1,InputSentence2,InputSentence3,InputSentence4,RandomFifthSentenceQuiz1,"

@@ -3,11 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fake_codes import make_codes
-
-from taste_min.data import FeatureStore
-from taste_min.stages import STAGES
-from taste_min.taslm_eval import (
+from experiments.taslm_eval import (
     CODES,
     TEXT,
     Pair,
@@ -26,6 +22,10 @@ from taste_min.taslm_eval import (
     unigram_losses,
     utterance_losses,
 )
+from fake_codes import make_codes
+
+from taste_min.data import FeatureStore
+from taste_min.stages import STAGES
 from taste_min.train import build_objective
 
 

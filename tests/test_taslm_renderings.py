@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 import taslm_renderings as tool
+from experiments.spoken_sets import own_questions, own_stories
+from experiments.taslm_eval import other_emphasis, other_pitch, other_speaker, pairs_of
 
 from taste_min.corpus import COLUMNS, HELD_OUT_VOICE, TRAIN_VOICES, job_of, plan
-from taste_min.spoken_sets import own_questions, own_stories
-from taste_min.taslm_eval import other_emphasis, other_pitch, other_speaker, pairs_of
 
 
 @pytest.fixture(scope="module")

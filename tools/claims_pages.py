@@ -18,8 +18,7 @@ from pathlib import Path
 import book_files
 import chapter_records
 import yaml
-
-from taste_min.claims import NOT_TESTABLE, find, judge_claim, verdict
+from claims import NOT_TESTABLE, find, judge_claim, verdict
 
 ROOT = book_files.ROOT
 RESULTS = chapter_records.RESULTS
@@ -256,8 +255,8 @@ def language_parts(table: list[dict], results: Mapping[str, Mapping]) -> list[st
     ]
     return [
         "## Spoken language models\n\nThe paper compares TASLM with TWIST {cite}`hassid2023twist` and Spirit LM "
-        "{cite}`nguyen2024spiritlm`. Their numbers are the published ones. `taste_min.speech_lms` loads such models "
-        "and judges recordings by them, but the published weights were never run here. Parameters are in billions. "
+        "{cite}`nguyen2024spiritlm`. Their numbers are the published ones. `tools/score_sets.py` loads such models and "
+        "judges recordings by them, but the published weights were never run here. Parameters are in billions. "
         "Ours stand in the last columns: SmolLM2 with 135 million parameters and adapters, on the project's own pairs "
         "and stories, in %. SALMon and StoryCloze hold other items, so only the order within a column can be "
         "compared. An empty cell was not measured.\n",

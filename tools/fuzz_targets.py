@@ -3,6 +3,7 @@
 import fuzz_files as files
 import fuzz_inputs as inputs
 import torch
+from experiments.spoken_sets import questions
 from fuzz_readers import (
     Target,
     archive_of,
@@ -31,7 +32,6 @@ from taste_min.golden import load_golden
 from taste_min.released_files import read_pickle
 from taste_min.shards import read_shard_rows
 from taste_min.speaker import GE2E
-from taste_min.spoken_sets import questions
 from taste_min.text import load_tokenizer
 from taste_min.tokens import TasteTokens
 from taste_min.train import CHECKPOINT, read_checkpoint

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from bars import ROOT
+from experiments.taslm_eval import CODES, TEXT, utterance_losses
 
 from taste_min.bootstrap import bca_interval, merge_groups, paired_difference, ratio
 from taste_min.data import FeatureStore
@@ -23,7 +24,6 @@ from taste_min.evaluate_command import Partial, write_json
 from taste_min.objectives_taslm import TaslmObjective
 from taste_min.repro import commit, versions
 from taste_min.stages import STAGES, TrainConfig
-from taste_min.taslm_eval import CODES, TEXT, utterance_losses
 from taste_min.taslm_files import build_taslm
 from taste_min.train import Run
 

@@ -1,4 +1,4 @@
-"""Judge a language model on a published set that lies in a folder here (taste_min/spoken_sets.py says in what form).
+"""Judge a language model on a published set that lies in a folder here (experiments/spoken_sets.py says in what form).
 
     python tools/score_sets.py salmon FOLDER
     python tools/score_sets.py spoken-stories FOLDER --model twist:FOLDER --units FOLDER
@@ -17,15 +17,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from experiments import spoken_sets
 from experiments.set_scores import continued, frame, is_right, prefers_right
+from experiments.speech_lms import HubertUnits, PitchTokens, Scorer, SpiritLm, StyleTokens, Twist
+from experiments.taslm_eval import share, text_losses
 
-from taste_min import spoken_sets
 from taste_min.audio import read_audio
 from taste_min.errors import TasteError
 from taste_min.generate import Prompt
-from taste_min.speech_lms import HubertUnits, PitchTokens, Scorer, SpiritLm, StyleTokens, Twist
 from taste_min.taslm import Taslm
-from taste_min.taslm_eval import share, text_losses
 from taste_min.taslm_files import is_adapter
 from taste_min.taslm_speech import read_text
 from taste_min.tokenizer import Taste

@@ -16,15 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from experiments.set_report import SetReport
-
-from taste_min.bootstrap import Interval, bca_interval, merge_groups, ratio
-from taste_min.config import mini
-from taste_min.data import FeatureStore
-from taste_min.errors import TasteError
-from taste_min.export import load_quantizer
-from taste_min.repro import commit
-from taste_min.stages import STAGES
-from taste_min.taslm_eval import (
+from experiments.taslm_eval import (
     CODES,
     TEXT,
     difference,
@@ -41,6 +33,14 @@ from taste_min.taslm_eval import (
     unigram_losses,
     utterance_losses,
 )
+
+from taste_min.bootstrap import Interval, bca_interval, merge_groups, ratio
+from taste_min.config import mini
+from taste_min.data import FeatureStore
+from taste_min.errors import TasteError
+from taste_min.export import load_quantizer
+from taste_min.repro import commit
+from taste_min.stages import STAGES
 from taste_min.taslm_files import load_adapter
 from taste_min.tokenizer import CHECKPOINTS
 

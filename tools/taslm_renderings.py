@@ -20,11 +20,12 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from experiments.spoken_sets import own_questions, own_stories
+
 from taste_min.corpus import COLUMNS, HELD_OUT_VOICE, TRAIN_VOICES, Job, job_of, load_manifest, sentences
 from taste_min.corpus_build import make, manner_of
 from taste_min.corpus_files import fill
 from taste_min.prosody import Prosody
-from taste_min.spoken_sets import own_questions, own_stories
 
 PITCH = {"low": 0.85, "high": 1.18}  # factors
 EMPHASIS = ((0.75, 3.0), (1.35, -3.0))  # rate factor and decibels of every second word, and of the others

@@ -1,7 +1,7 @@
 """From the records of single runs to the numbers of the claims page: paired differences, intervals, tests.
 
 A difference is taken on the sums over all utterances of a seed and averaged over seeds by adding them up. Its interval
-draws seeds, and independently speakers and their sentences (`bootstrap.hierarchical_interval`). Beside it stand the
+draws seeds, and independently speakers and their sentences (hierarchy.py). Beside it stand the
 differences of the single seeds with the sign-flip p, adjusted by Holm for the primary comparisons. Six seeds can reach
 p = .031 at best, so no adjusted p of eight comparisons can fall below .05: the criteria go by the intervals.
 
@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from taste_min.bootstrap import hierarchical_interval, holm, minus, ratio, sign_flip_test
+from taste_min.bootstrap import holm, minus, ratio
 from taste_min.errors import TasteError
 
 from .ablation_run import Setting
 from .ablation_scores import COLUMNS
+from .hierarchy import hierarchical_interval, sign_flip_test
 
 WITH_PAST, WITHOUT_PAST, SHUFFLED = "with_past", "without_past", "shuffled"
 # measure -> the two columns whose sums are divided

@@ -9,11 +9,11 @@ import numpy as np
 
 from taste_min.data import FeatureStore
 from taste_min.objectives_taslm import LanguageObjective
-from taste_min.spoken_sets import own_choices, own_questions, own_stories
 from taste_min.taslm import Taslm
-from taste_min.taslm_eval import share
 
 from . import set_scores as sets
+from .spoken_sets import own_choices, own_questions, own_stories
+from .taslm_eval import share
 
 CHOOSING = ("token", "embedding", "no_kl", "text_alone")  # models that read plain text
 ANSWERING = "embedding"  # the claim about questions is judged on the variant that the paper asked

@@ -26,11 +26,12 @@ from taste_min.generate import Prompt, generate
 from taste_min.joint_sampler import JointSampling, sampler_tables
 from taste_min.metrics import normalize
 from taste_min.objectives_taslm import LanguageObjective, TaslmObjective
-from taste_min.spoken_sets import Choice, Question, Story
 from taste_min.taslm import Taslm, text_logits
-from taste_min.taslm_eval import row_sums, text_losses
 from taste_min.taslm_layout import IGNORE, collate
 from taste_min.unit_lm import collate_units
+
+from .spoken_sets import Choice, Question, Story
+from .taslm_eval import row_sums, text_losses
 
 EVEN = "even"  # style of the sentences of stories and of the questions in the store
 EXAMPLES = (("What is the color of snow?", "White"), ("How many wheels does a car have?", "Four"))

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .bootstrap import Interval, bca_interval, merge_groups, paired_difference, ratio
-from .data import BatchOrder, FeatureStore
-from .errors import TasteError
-from .objectives_taslm import LanguageObjective, TaslmObjective
-from .quantizer import ResidualVQ
-from .taslm import Taslm, text_logits
-from .taslm_layout import IGNORE, Batch, collate
-from .taslm_speech import position_losses
-from .unit_lm import UnitBatch
+from taste_min.bootstrap import Interval, bca_interval, merge_groups, paired_difference, ratio
+from taste_min.data import BatchOrder, FeatureStore
+from taste_min.errors import TasteError
+from taste_min.objectives_taslm import LanguageObjective, TaslmObjective
+from taste_min.quantizer import ResidualVQ
+from taste_min.taslm import Taslm, text_logits
+from taste_min.taslm_layout import IGNORE, Batch, collate, shuffled
+from taste_min.taslm_speech import position_losses
+from taste_min.unit_lm import UnitBatch
 
 BUDGET = 320  # padded positions that are judged at a time
 PAIRS = 12  # of utterances that are judged at a time
@@ -75,15 +75,6 @@ def row_sums(objective: LanguageObjective, batch: Batch | UnitBatch) -> np.ndarr
         text, codes = output.text_nll, output.unit_nll
         counts = (batch.token_ids[:, 1:] >= 0).sum(1), (batch.units >= 0).sum(1)
     return torch.stack([text.sum(1), counts[0], codes.sum(1), counts[1]], dim=1).numpy()
-
-
-def shuffled(token_ids: torch.Tensor, seed: int) -> torch.Tensor:
-    """Rows (B, N) with their text in another order; the start token and padding stay."""
-    generator, mixed = torch.Generator().manual_seed(seed), token_ids.clone()
-    for row in mixed:
-        places = (row >= 0).nonzero()[1:, 0]
-        row[places] = row[places[torch.randperm(len(places), generator=generator)]]
-    return mixed
 
 
 def exchanged(codes: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import NamedTuple, TypeVar
 
-from .errors import TasteError
+from taste_min.errors import TasteError
 
 SETS = Path(__file__).with_name("sets")
 LISP_ANSWER = re.compile(r'\(description (?:"((?:[^"\\]|\\.)*)"|([^)]*))\)')  # of WebQuestions' targetValue

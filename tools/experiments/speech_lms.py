@@ -33,9 +33,9 @@ from transformers import (
     Wav2Vec2ForSequenceClassification,
 )
 
-from .audio import SAMPLE_RATE
-from .errors import TasteError
-from .pitch import tracker
+from taste_min.audio import SAMPLE_RATE
+from taste_min.errors import TasteError
+from taste_min.pitch import tracker
 
 HUBERT_LAYER = 11
 UNIT_RATE, PITCH_RATE, STYLE_RATE = 24.99, 12.5, 1.0  # per second, as Spirit LM orders its tokens

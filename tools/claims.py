@@ -9,7 +9,7 @@ Axes: none; a result is {value, low, high}.
 import math
 from collections.abc import Mapping
 
-from .errors import TasteError
+from taste_min.errors import TasteError
 
 # from worst to best; the verdict of a claim is the worst of its criteria
 NOT_TESTABLE, NOT_REPRODUCED, SAME_DIRECTION, REPRODUCED = VERDICTS = (
