@@ -1,14 +1,6 @@
 """What the tokenizer stages learn (paper section 3.1): text only, then without quantizer, then with it.
 
-Every objective is a module with the same members; the flow and the vocoder are in objectives_wave.py.
-
-    parts, module     names of the optimisers that take turns on every batch ("model"; a GAN has two), what they move
-    lengths           cost of every utterance, for batches of equal cost
-    load              the fields of a batch that this stage reads
-    prepare, finish   once, before the first step and after the last
-    loss              one scalar and numbers to log
-    evaluate          sums over positions on held-out speech, per condition
-    exports           file name -> module, what the stage is for
+Flow and vocoder are in objectives_wave.py, the language models in objectives_taslm.py.
 
 Axes: B batch, N text tokens, T encoder frames, U units, D width, d codebook width.
 """
@@ -34,6 +26,29 @@ PROSODY_WEIGHT = 1.0
 STATE_DROPOUT = 0.15  # share of the encoder states' numbers that the aggregator misses in training
 
 Sums = dict[str, tuple[torch.Tensor, int]]  # name -> (sum, number of positions)
+
+
+class Objective(nn.Module):
+    """What a training stage learns. Beside the members below every objective has
+
+    lengths     cost of every utterance of a store, for batches of equal cost
+    load        the fields of a batch that this stage reads
+    loss        one scalar and numbers to log
+    evaluate    sums over positions on held-out speech, per condition
+    exports     file name -> module, what the stage is for
+    """
+
+    parts = ("model",)  # names of the optimisers that take turns on every batch; a GAN has two
+
+    def module(self, part: str) -> nn.Module:
+        """What the optimiser of a part moves."""
+        return self
+
+    def prepare(self, batches: Iterable) -> None:
+        """Once, before the first step."""
+
+    def finish(self, batches: Iterable) -> None:
+        """Once, after the last step."""
 
 
 def unit_scores(prediction: UnitPrediction) -> Sums:
@@ -98,10 +113,8 @@ def predict_units(decoder: UnitDecoder, batch: Batch, taste: torch.Tensor | None
     )
 
 
-class TokenizerObjective(nn.Module):
+class TokenizerObjective(Objective):
     """Speech units from text and, from the second stage on, TASTE embeddings: cross-entropy + commitment loss."""
-
-    parts = ("model",)
 
     def __init__(
         self, config: TasteConfig, audio: bool, quantize: bool, values: str | None = None, units_from: int = 0
@@ -262,9 +275,6 @@ class TokenizerObjective(nn.Module):
         self.centre.copy_(rows.mean(dim=0))
         self.spread.copy_(rows.std(dim=0, correction=0).clamp(min=1e-5))
         return (rows - self.centre) / self.spread
-
-    def module(self, part: str) -> nn.Module:
-        return self
 
     def exports(self) -> dict[str, nn.Module]:
         parts = {"unit_decoder": self.unit_decoder}

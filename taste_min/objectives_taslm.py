@@ -1,7 +1,7 @@
 """What the language-model stages learn (paper section 3.2): text and codes together, or one without the other.
 
-The members are those of objectives.py. Only what is trained is kept in checkpoints and exports: LoRA, fusion, head and
-padding embeddings. The text model comes from its own file again.
+Only what is trained is kept in checkpoints and exports: LoRA, fusion, head and padding embeddings. The text model comes
+from its own file again.
 
 Axes: B batch, N positions, W words, R quantiser layer, K codebook size.
 """
@@ -13,7 +13,7 @@ from torch import nn
 
 from .data import BatchOrder, FeatureStore
 from .errors import TasteError
-from .objectives import Sums
+from .objectives import Objective, Sums
 from .taslm import EmbeddingHead, Taslm
 from .taslm_files import adapter, build_taslm, build_unit_lm
 from .taslm_layout import IGNORE, Batch, collate
@@ -23,10 +23,8 @@ from .unit_lm import UnitBatch, UnitLm, collate_units
 SPEECH_START = 1.2  # root mean square of speech per that of text where they are added
 
 
-class LanguageObjective(nn.Module):
+class LanguageObjective(Objective):
     """What both kinds of language model share. name: of the stage and its exported file."""
-
-    parts = ("model",)
 
     def __init__(self, name: str, model: nn.Module, kl: bool):
         super().__init__()
@@ -49,12 +47,6 @@ class LanguageObjective(nn.Module):
         labels = torch.cat([self.labels(batch) for batch in batches])  # (n, R)
         if len(labels):
             start_head(self.model, labels)
-
-    def finish(self, batches: Iterable) -> None:
-        """Nothing is left to do."""
-
-    def module(self, part: str) -> nn.Module:
-        return self
 
     def exports(self) -> dict[str, nn.Module]:
         return {self.name: adapter(self.model)}

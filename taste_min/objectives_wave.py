@@ -1,11 +1,11 @@
-"""What the flow and the vocoder learn, with the same members as the objectives of the tokenizer stages.
+"""What the flow and the vocoder learn, each as an `objectives.Objective`.
 
 The paper trains neither: it takes both from CosyVoice-300M. The mini preset has its own.
 
 Axes: B batch, U units, F mel frames, S samples.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -16,14 +16,12 @@ from .config import DiscriminatorConfig, TasteConfig
 from .data import Batch, FeatureStore
 from .discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_matching_loss, mel_loss
 from .flow import Flow
-from .objectives import Sums
+from .objectives import Objective, Sums
 from .vocoder import Vocoder
 
 
-class FlowObjective(nn.Module):
+class FlowObjective(Objective):
     """Units -> mel: the flow-matching loss of `Flow.forward`."""
-
-    parts = ("model",)
 
     def __init__(self, config: TasteConfig, unet_from: int):
         """unet_from: step of the first U-Net loss; until then the unit encoder learns alone, in cheaper steps."""
@@ -55,20 +53,11 @@ class FlowObjective(nn.Module):
             batch.units, lengths[0], batch.mel, lengths[1], speaker, generator, prior_only, sounds=batch.sounds
         )
 
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        pass
-
-    def finish(self, batches: Iterable[Batch]) -> None:
-        pass
-
-    def module(self, part: str) -> nn.Module:
-        return self
-
     def exports(self) -> dict[str, nn.Module]:
         return {"flow": self.flow}
 
 
-class VocoderObjective(nn.Module):
+class VocoderObjective(Objective):
     """Mel -> waveform: mel and F0 losses from the start, adversaries from `adversary_from` on."""
 
     parts = ("adversary", "model")
@@ -149,12 +138,6 @@ class VocoderObjective(nn.Module):
         n = len(batch.mel)
         f0 = nn.functional.l1_loss(speech.f0, batch.f0)
         return {"mel_loss": (mel_loss(speech.wav, batch.wav) * n, n), "f0_hz": (f0 * n, n)}
-
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        pass
-
-    def finish(self, batches: Iterable[Batch]) -> None:
-        pass
 
     def module(self, part: str) -> nn.Module:
         return self.adversary if part == "adversary" else self.vocoder

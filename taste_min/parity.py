@@ -9,7 +9,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -35,6 +35,7 @@ from .config import AggregatorConfig, EncoderConfig, RVQConfig
 from .errors import TasteError
 from .golden import Golden, Row, expand_tables, load_golden, load_rvq, strip_prefix
 from .released_account import LISTS, account
+from .released_config import Shapes, aggregator_config, rvq_config
 
 
 def _rvq_config(config: dict) -> RVQConfig:
@@ -83,32 +84,27 @@ def audio_tower(golden: Golden) -> list[Row]:
     config, weights = golden.config, strip_prefix(golden.weights, "audio_joint_encoder_segmenter.")
     encoder_weights = strip_prefix(weights, "audio_encoder.encoder.")
     d_model, n_mels, _ = encoder_weights["conv1.weight"].shape
-    sizes = {"d_model": d_model, "n_heads": config["heads"], "d_ff": len(encoder_weights["layers.0.fc1.weight"])}
-    decoder_weights = strip_prefix(weights, "audio_segmenter.decoder.")
-    aggregator_config = AggregatorConfig(
-        n_layers=config["dec_layers"], n_positions=len(decoder_weights["embed_positions.weight"]), **sizes
-    )
+    table = {"embed_tokens.weight": AggregatorConfig().vocab_size}
+    decoder_weights = expand_tables(strip_prefix(weights, "audio_segmenter.decoder."), table)
+    codebooks = quantizer.rename_original(strip_prefix(golden.weights, "vq.rvq."))
+    shapes = Shapes({"aggregator": decoder_weights, "quantizer": codebooks})
 
     tower = encoder.WhisperEncoder(
         EncoderConfig(
             n_mels=n_mels,
+            d_model=d_model,
             n_layers=config["enc_layers"],
+            n_heads=config["heads"],
+            d_ff=len(encoder_weights["layers.0.fc1.weight"]),
             n_positions=config["src"],
             shallow_layer=config["tap"],
-            **sizes,
         )
     )
     tower.encoder.load_state_dict(encoder_weights)
-    words = aggregator.Aggregator(aggregator_config).eval()
-    words.load_state_dict(expand_tables(decoder_weights, {"embed_tokens.weight": aggregator_config.vocab_size}))
-    codebook = golden.weights["vq.rvq.layers.0._codebook.embed"]
-    rvq_config = RVQConfig(
-        d_model=d_model,
-        codebook_dim=codebook.shape[2],
-        codebook_size=codebook.shape[1],
-        n_quantizers=sum(key.endswith("_codebook.embed") for key in golden.weights),
-    )
-    vq = load_rvq(rvq_config, strip_prefix(golden.weights, "vq.")).eval()
+    words = aggregator.Aggregator(replace(aggregator_config(shapes), n_heads=config["heads"])).eval()
+    words.load_state_dict(decoder_weights)
+    vq = quantizer.ResidualVQ(rvq_config(shapes, {})).eval()
+    vq.load_state_dict(codebooks)
 
     feats, ids = golden.inputs["feats"], golden.inputs["ids"]
     word_ids, lengths = golden.inputs["word_ids"], golden.inputs["lengths"]

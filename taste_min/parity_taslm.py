@@ -5,49 +5,34 @@ import re
 import torch
 
 from . import generate, joint_sampler, taslm, taslm_layout
-from .config import LlamaSizes, RVQConfig, TaslmConfig
+from .config import TaslmConfig
 from .golden import Golden, Row, load_rvq, strip_prefix
-
-BACKBONE = "language_model.base_model.model."
+from .quantizer import rename_original
+from .released_config import ROPE, taslm_config
 
 
 def _config(golden: Golden) -> TaslmConfig:
     """Sizes from the weights, the rest from the metadata. RoPE base and stretching are the released ones."""
-    config, weights = golden.config, golden.weights
-    vocab_size, d_model = weights[f"{BACKBONE}model.embed_tokens.weight"].shape
-    d_taste, codebook_dim = weights["rvq.project_out.weight"].shape
-    head = "extract_for_bridge_out_llm"
-    soft = "token_soft" if f"{head}.b_logvar" in weights else "token"
-    return TaslmConfig(
-        name=golden.name,
-        llm=LlamaSizes(
-            vocab_size=vocab_size,
-            d_model=d_model,
-            n_layers=config["layers"],
-            n_heads=config["heads"],
-            n_kv_heads=config["kv_heads"],
-            head_dim=config["head_dim"],
-            d_ff=len(weights[f"{BACKBONE}model.layers.0.mlp.up_proj.base_layer.weight"]),
-        ),
-        rvq=RVQConfig(
-            d_model=d_taste,
-            codebook_dim=codebook_dim,
-            n_quantizers=sum(key.endswith("_codebook.embed") for key in weights),
-            codebook_size=weights["rvq.layers.0._codebook.embed"].shape[1],
-        ),
-        sos_id=config["sos"],
-        delay=config["delay"],
-        head="embedding" if f"{head}.fc_mu.weight" in weights else soft,
-        lora_r=config["lora_r"],
-        lora_alpha=config["lora_alpha"],
-        bfloat16=False,  # the golden files were computed in float32, with the rounded RoPE table
-        round_rope=True,
-    )
+    config = golden.config
+    settings = {
+        "spoken_lm_config": {
+            "out_llm_module": golden.name.removeprefix("slm_"),
+            "sos_id": config["sos"],
+            "delay": config["delay"],
+            "kwargs_for_lora": {"lora_alpha": config["lora_alpha"]},
+        },
+        "text_config": {
+            "num_attention_heads": config["heads"],
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {"rope_type": "llama3", "rope_theta": 500_000.0} | ROPE,
+        },
+    }
+    codebooks = rename_original(strip_prefix(golden.weights, "rvq."))
+    return taslm_config({"taslm": golden.weights, "quantizer": codebooks}, settings)
 
 
 def _load(golden: Golden, config: TaslmConfig) -> tuple[taslm.Taslm, torch.nn.Module]:
     """The joint model and the frozen text model that the KL term compares with."""
-
     weights = dict(golden.weights)
     rope = weights.pop("inv_freq_bf16")
     quantizer = load_rvq(config.rvq, weights)

@@ -93,12 +93,12 @@ def taste_config(parts: dict[str, Tensors], settings: dict) -> TasteConfig:
     """Configuration of a tokenizer. parts: from `released_keys.to_ours`, flow and vocoder may be missing; then they
     have the paper's sizes. settings: config.json, {} when there is none. Raises TasteError for missing tensors."""
     shapes = Shapes(parts)
-    decoder = _unit_decoder(shapes, settings)
+    decoder = unit_decoder_config(shapes, settings)
     flow = FlowConfig(n_units=decoder.n_units, d_speaker=decoder.d_speaker)
     return TasteConfig(
         name="released",
-        encoder=_encoder(shapes, settings),
-        aggregator=_aggregator(shapes),
+        encoder=encoder_config(shapes, settings),
+        aggregator=aggregator_config(shapes),
         rvq=rvq_config(shapes, settings),
         unit_decoder=decoder,
         flow=flow_config(shapes) if "flow" in parts else flow,
@@ -106,7 +106,7 @@ def taste_config(parts: dict[str, Tensors], settings: dict) -> TasteConfig:
     )
 
 
-def _encoder(shapes: Shapes, settings: dict) -> EncoderConfig:
+def encoder_config(shapes: Shapes, settings: dict) -> EncoderConfig:
     d_model, n_mels, _ = shapes("encoder", "encoder.conv1.weight")
     return EncoderConfig(
         n_mels=n_mels,
@@ -119,7 +119,7 @@ def _encoder(shapes: Shapes, settings: dict) -> EncoderConfig:
     )
 
 
-def _aggregator(shapes: Shapes) -> AggregatorConfig:
+def aggregator_config(shapes: Shapes) -> AggregatorConfig:
     vocab_size, d_model = shapes("aggregator", "embed_tokens.weight")
     return AggregatorConfig(
         vocab_size=vocab_size,
@@ -144,7 +144,7 @@ def rvq_config(shapes: Shapes, settings: dict) -> RVQConfig:
     )
 
 
-def _unit_decoder(shapes: Shapes, settings: dict) -> UnitDecoderConfig:
+def unit_decoder_config(shapes: Shapes, settings: dict) -> UnitDecoderConfig:
     part, section = "unit_decoder", "speech_decoder_config"
     vocab_size, d_text = shapes(part, "text_embedding.weight")
     n_units, d_model = shapes(part, "speech_embedding.weight")
