@@ -179,12 +179,16 @@ def start_head(model: Taslm | UnitLm, labels: torch.Tensor) -> None:
 def start_fusion(model: Taslm, codes: torch.Tensor, loudness: float = SPEECH_START) -> None:
     """Scale the fusion's linear layer until speech is `loudness` times as strong as text. codes: (n, R)."""
     # dev: loud-start
-    fuse, text = model.fuse, model.llm.get_input_embeddings().weight
-    fuse.linear.bias.zero_()
-    shares = fuse.weights.softmax(0)
-    speech = shares[0] * fuse.linear(model.quantizer.decode(codes))
-    wanted = loudness * shares[1] * text.float().square().mean().sqrt()
-    fuse.linear.weight.mul_(wanted / speech.square().mean().sqrt())
+    model.fuse.linear.bias.zero_()
+    model.fuse.linear.weight.mul_(loudness / loudness_of(model, codes))
+
+
+@torch.no_grad()
+def loudness_of(model: Taslm, codes: torch.Tensor) -> float:
+    """Root mean square of speech per that of text where the two are added. codes: (n, R)."""
+    shares, text = model.fuse.weights.softmax(0), model.llm.get_input_embeddings().weight
+    speech = shares[0] * model.fuse.linear(model.quantizer.decode(codes))
+    return float(speech.square().mean().sqrt() / (shares[1] * text.float().square().mean().sqrt()))
 
 
 def taslm_objective(name: str, head: str, preset: str, **what: bool) -> TaslmObjective:

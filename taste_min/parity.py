@@ -19,8 +19,10 @@ from . import (
     audio,
     encoder,
     flow,
+    flow_matching,
     generate,
     joint_sampler,
+    llama,
     parity_decoder,
     parity_taslm,
     quantizer,
@@ -138,11 +140,11 @@ CHECKS: dict[str, tuple[Callable[[Golden], list[Row]], list]] = {
     "audio_tower": (audio_tower, [encoder, aggregator, quantizer]),
     "frontend": (frontend, [audio]),
     "speech_decoder": (parity_decoder.golden_speech_decoder, [unit_decoder, transformer]),
-    "flow": (parity_decoder.golden_flow, [flow, unet, transformer]),
+    "flow": (parity_decoder.golden_flow, [flow, flow_matching, unet, transformer]),
     "hift": (parity_decoder.golden_hift, [vocoder]),
     **dict.fromkeys(
         ("slm_continue_latent_linear_last", "slm_linear_last", "slm_multi_linear_last"),
-        (parity_taslm.golden_taslm, [taslm, taslm_layout, generate, joint_sampler]),
+        (parity_taslm.golden_taslm, [taslm, llama, taslm_layout, generate, joint_sampler]),
     ),
 }
 

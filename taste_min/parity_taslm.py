@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from . import generate, joint_sampler, taslm, taslm_layout
+from . import generate, joint_sampler, llama, taslm, taslm_layout
 from .config import TaslmConfig
 from .golden import Golden, Row, load_rvq, strip_prefix
 from .quantizer import rename_original
@@ -39,7 +39,7 @@ def _load(golden: Golden, config: TaslmConfig) -> tuple[taslm.Taslm, torch.nn.Mo
     model = taslm.Taslm(config, quantizer).eval()
     rotary = model.llm.model.rotary_emb
     rotary.inv_freq = rope.clone()
-    reference = taslm.build_llm(config.llm).eval()
+    reference = llama.build_llm(config.llm).eval()
     frozen = strip_prefix(weights, "ref.")
     frozen.setdefault("lm_head.weight", frozen["model.embed_tokens.weight"])
     reference.load_state_dict(frozen)
@@ -70,7 +70,7 @@ def golden_taslm(golden: Golden) -> list[Row]:
     with torch.no_grad():
         plain = model(batch)
         n_reference = batch.token_ids.shape[1] - config.delay
-        with_kl = model(batch, taslm.text_logits(reference, batch.token_ids[:, :n_reference]))
+        with_kl = model(batch, llama.text_logits(reference, batch.token_ids[:, :n_reference]))
     rows = [
         golden.row("lengths", batch.mask.sum(1).int()),
         golden.row("text_labels", batch.text_labels),

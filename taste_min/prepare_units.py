@@ -19,9 +19,9 @@ from .audio import SAMPLE_RATE, read_audio
 from .corpus_files import explained, in_order
 from .errors import TasteError
 from .manifest import Utterance, read_manifest
+from .s3 import S3Tokenizer
 from .shards import SHARD, fits, write_shard
 from .speaker import CAMPPlus
-from .units import S3Tokenizer
 
 GRAPHS = ("speech_tokenizer_v1.onnx", "speaker_embed.onnx")  # as in the folder cosyvoice/ of the release
 

@@ -22,6 +22,7 @@ from .encoder import WhisperEncoder
 from .errors import TasteError
 from .flow import Flow
 from .golden import Tensors
+from .llama import build_llm
 from .quantizer import ResidualVQ
 from .released_config import (
     LORA,
@@ -44,11 +45,11 @@ from .released_files import (
     setting,
 )
 from .released_keys import LLM, PREFIXES, add_lora, from_trainer, to_ours
+from .s3 import S3Tokenizer
 from .speaker import CAMPPlus
-from .taslm import Taslm, build_llm
+from .taslm import Taslm
 from .tokenizer import Taste
 from .unit_decoder import UnitDecoder
-from .units import S3Tokenizer
 from .vocoder import Vocoder
 
 RELEASED = "MediaTek-Research/Llama-1B-TASTE-V0"

@@ -12,8 +12,9 @@ from torch import nn
 from .config import PRESETS, TASLM_PRESETS
 from .errors import TasteError
 from .export import MANIFEST, load_quantizer, read_part
+from .llama import build_llm
 from .quantizer import ResidualVQ
-from .taslm import Taslm, build_llm
+from .taslm import Taslm
 from .tokenizer import CHECKPOINTS
 from .unit_lm import UnitLm
 

@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM
 
 from .config import TaslmConfig
+from .llama import text_logits
 from .lora import with_lora
-from .taslm import text_logits
 from .taslm_layout import IGNORE
 
 TEXT_CHUNK, UNIT_CHUNK = 3, 24  # about the proportion of the corpus, with the text ahead

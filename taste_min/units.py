@@ -1,6 +1,6 @@
 """Speech units: the discrete sequence that the unit decoder writes and the flow reads (paper section 3.1).
 
-The paper's units are the codes of the S3 tokenizer (CosyVoice), which learns them while it learns to write text: 4096
+The paper's units are the codes of the S3 tokenizer (s3.py), which learns them while it learns to write text: 4096
 units, 50 per second. The mini preset has its own: 2048 clusters of hidden states of Whisper base, seen from the
 directions that tell speech sounds apart, with the pitch and the coarse spectrum. That network shares nothing with the
 encoder under study (Whisper tiny.en), so that units favour none of its layers.
@@ -23,7 +23,6 @@ from torch import nn
 from .audio import HOP, MEL_HOP, SAMPLE_RATE, VOCODER_RATE, WINDOW_SECONDS, check_audio, log_mel
 from .errors import TasteError
 from .files import write_whole
-from .onnx_session import open_graph
 from .pitch import mel_pitch
 
 UNIT_SAMPLES = 2 * HOP  # samples of one unit at 16 kHz: 50 units per second
@@ -31,36 +30,6 @@ PITCH_WEIGHT = 3.0  # of the standardised pitch; the spread of one speech sound 
 SHAPE_WEIGHT = 1.0  # of each standardised cepstrum
 N_SHAPE, N_DIRECTIONS = 6, 48  # cepstra, directions of the hidden states
 RIDGE = 0.1  # share of the mean variance added to the spread of the sounds: directions in which they hardly vary
-
-
-class S3Tokenizer:
-    """The S3 tokenizer, version 1, through onnxruntime. Its graph is a black box: log-mel in, unit ids out."""
-
-    n_units = 4096
-    unit_rate = 50  # Hz
-    n_mels = 128
-
-    def __init__(self, path: str | Path):
-        """path: `speech_tokenizer_v1.onnx` of the released checkpoint."""
-        self.session = open_graph(path, n_inputs=2)
-
-    def encode(self, wav: torch.Tensor) -> torch.Tensor:
-        """Units of a recording (samples,) at 16 kHz: (U,) int64, 50 per second.
-
-        More than 30 s are read in windows of 30 s. Raises TasteError for unusable audio.
-        """
-        # dev: s3-windows  the original returns no units at all for more than 30 s
-        windows = check_audio(wav).cpu().split(WINDOW_SECONDS * SAMPLE_RATE)
-        if len(windows) > 1 and len(windows[-1]) < 2 * HOP:  # shorter than one unit
-            windows = windows[:-1]
-        return torch.cat([self._window(window) for window in windows])
-
-    def _window(self, wav: torch.Tensor) -> torch.Tensor:
-        mel = log_mel(wav, self.n_mels, pad=False)[None]  # (1, M, F)
-        features, length = (node.name for node in self.session.get_inputs())
-        n_frames = torch.tensor([mel.shape[2]], dtype=torch.int32)
-        ids = self.session.run(None, {features: mel.numpy(), length: n_frames.numpy()})[0]
-        return torch.from_numpy(ids).flatten().long()  # (U,)
 
 
 def relative_pitch(wav: torch.Tensor, n_units: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 
 from taste_min.errors import TasteError
 from taste_min.fast import ChannelsLastConv, FoldedTranspose, Int8Linear, convert, fast
-from taste_min.flow import FlowMatching
+from taste_min.flow_matching import FlowMatching
 from taste_min.unit_sampling import Sampling
 
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from taste_min import parity_decoder
 from taste_min.config import FlowConfig, mini, paper, tiny
 from taste_min.errors import TasteError
-from taste_min.flow import Flow, FlowMatching, cosine_time, length_mask, stretch
+from taste_min.flow import Flow, length_mask, stretch
+from taste_min.flow_matching import FlowMatching, cosine_time
 from taste_min.golden import load_golden
 from taste_min.phones import SYMBOLS
 from taste_min.unet import MaskedGroupNorm, UNet

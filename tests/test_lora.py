@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from taste_min.config import taslm_tiny
+from taste_min.llama import build_llm
 from taste_min.lora import LORA_TARGETS, merged, with_lora
-from taste_min.taslm import build_llm
 
 
 def make(dtype=torch.float32):

@@ -22,8 +22,8 @@ from taste_min.features import shift_of
 from taste_min.manifest import Utterance, read_manifest
 from taste_min.prepare import COLUMNS, first_hours, prepare
 from taste_min.prepare_units import GRAPHS, add_units
+from taste_min.s3 import S3Tokenizer
 from taste_min.speaker import CAMPPlus
-from taste_min.units import S3Tokenizer
 
 
 @pytest.fixture

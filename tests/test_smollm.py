@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from taste_min import smollm
 from taste_min.config import taslm_tiny
-from taste_min.taslm import build_llm
+from taste_min.llama import build_llm
 
 
 class Tokenizer:

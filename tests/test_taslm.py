@@ -10,8 +10,9 @@ from taste_min import parity_taslm, taslm_layout
 from taste_min.config import TaslmConfig, taslm_mini, taslm_paper, taslm_tiny
 from taste_min.errors import TasteError
 from taste_min.golden import load_golden
+from taste_min.llama import build_llm, text_logits
 from taste_min.quantizer import ResidualVQ
-from taste_min.taslm import EmbeddingHead, HeadOutput, Taslm, TokenHead, build_llm, rename_original, text_logits
+from taste_min.taslm import EmbeddingHead, HeadOutput, Taslm, TokenHead, rename_original
 
 HEADS = ["embedding", "token", "token_soft"]
 

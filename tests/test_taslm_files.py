@@ -11,8 +11,9 @@ from taste_min import taslm_files
 from taste_min.config import taslm_mini
 from taste_min.errors import TasteError
 from taste_min.export import write_parts
+from taste_min.llama import build_llm
 from taste_min.lora import LORA_TARGETS
-from taste_min.taslm import Taslm, build_llm
+from taste_min.taslm import Taslm
 from taste_min.taslm_files import NAMES, adapter, build_taslm, is_adapter
 
 SHIPPED_BYTES = 15e6

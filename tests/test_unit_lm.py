@@ -3,7 +3,7 @@
 import torch
 
 from taste_min.config import taslm_tiny
-from taste_min.taslm import build_llm
+from taste_min.llama import build_llm
 from taste_min.taslm_layout import IGNORE
 from taste_min.unit_lm import TEXT_CHUNK, UNIT_CHUNK, UnitLm, collate_units, interleave
 

@@ -11,12 +11,12 @@ from taste_min.audio import log_mel
 from taste_min.config import tiny
 from taste_min.encoder import WhisperEncoder
 from taste_min.errors import TasteError
+from taste_min.s3 import S3Tokenizer
 from taste_min.units import (
     N_SHAPE,
     PITCH_WEIGHT,
     SHAPE_WEIGHT,
     MiniUnits,
-    S3Tokenizer,
     WhisperStates,
     cepstra,
     kmeans,

@@ -33,11 +33,12 @@ from taste_min.corpus import TRAIN_VOICES, load_manifest
 from taste_min.evaluate_command import Partial, write_json
 from taste_min.joint_sampler import JointSampling, sampler_tables
 from taste_min.judge import Judge
+from taste_min.llama import text_logits
 from taste_min.phones import word_sounds
 from taste_min.pitch import mel_pitch
 from taste_min.repro import commit, versions
 from taste_min.systems import Spoken
-from taste_min.taslm import Taslm, text_logits
+from taste_min.taslm import Taslm
 from taste_min.taslm_files import SHIPPED
 from taste_min.taslm_speech import continue_text, read_text, say
 from taste_min.text import Word

@@ -21,7 +21,7 @@ from experiments.taslm_eval import CODES, TEXT, utterance_losses
 from taste_min.bootstrap import bca_interval, merge_groups, paired_difference, ratio
 from taste_min.data import FeatureStore
 from taste_min.evaluate_command import Partial, write_json
-from taste_min.objectives_taslm import TaslmObjective
+from taste_min.objectives_taslm import TaslmObjective, loudness_of
 from taste_min.repro import commit, versions
 from taste_min.stages import STAGES, TrainConfig
 from taste_min.taslm_files import build_taslm
@@ -49,14 +49,6 @@ class Hiding(TaslmObjective):
         return super().load(store, indices, generator)
 
 
-def loudness(objective: TaslmObjective, codes: torch.Tensor) -> float:
-    """Root mean square of speech per that of text where they are added. codes: (n, R)."""
-    fuse, text = objective.model.fuse, objective.model.llm.get_input_embeddings().weight
-    shares = fuse.weights.softmax(0)
-    speech = shares[0] * fuse.linear(objective.model.quantizer.decode(codes))
-    return float(speech.square().mean().sqrt() / (shares[1] * text.float().square().mean().sqrt()))
-
-
 @torch.no_grad()
 def measure(objective: TaslmObjective, dev: FeatureStore) -> dict:
     """What the objective has learnt so far, on the dev split."""
@@ -66,7 +58,7 @@ def measure(objective: TaslmObjective, dev: FeatureStore) -> dict:
     )  # (G, 4)
     codes = torch.cat([dev.tensor(i, "codes").long() for i in range(len(dev))])  # (n, R)
     return {
-        "loudness": loudness(objective, codes),
+        "loudness": loudness_of(objective.model, codes),
         "code_loss": asdict(bca_interval(own[:, CODES], ratio)),
         "text_loss": asdict(bca_interval(own[:, TEXT], ratio)),
         "gain": asdict(paired_difference(other[:, CODES], own[:, CODES], ratio)),

@@ -24,9 +24,10 @@ from taste_min.data import FeatureStore
 from taste_min.errors import TasteError
 from taste_min.generate import Prompt, generate
 from taste_min.joint_sampler import JointSampling, sampler_tables
+from taste_min.llama import text_logits
 from taste_min.metrics import normalize
 from taste_min.objectives_taslm import LanguageObjective, TaslmObjective
-from taste_min.taslm import Taslm, text_logits
+from taste_min.taslm import Taslm
 from taste_min.taslm_layout import IGNORE, collate
 from taste_min.unit_lm import collate_units
 

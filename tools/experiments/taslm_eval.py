@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from taste_min.bootstrap import Interval, bca_interval, merge_groups, paired_difference, ratio
 from taste_min.data import BatchOrder, FeatureStore
 from taste_min.errors import TasteError
+from taste_min.llama import text_logits
 from taste_min.objectives_taslm import LanguageObjective, TaslmObjective
 from taste_min.quantizer import ResidualVQ
-from taste_min.taslm import Taslm, text_logits
+from taste_min.taslm import Taslm
 from taste_min.taslm_layout import IGNORE, Batch, collate, shuffled
 from taste_min.taslm_speech import position_losses
 from taste_min.unit_lm import UnitBatch
