@@ -70,6 +70,27 @@ def median_filter(x: torch.Tensor, width: int = 7) -> torch.Tensor:
     return padded.unfold(-1, width, 1).median(dim=-1).values
 
 
+def start_tokens(whisper: WhisperForConditionalGeneration, tokenizer: Tokenizer) -> list[int]:
+    """Ids that ask for English text without time stamps; the last one is <|notimestamps|>."""
+    multilingual = ["<|en|>", "<|transcribe|>"] if whisper.config.vocab_size >= 51865 else []
+    return [tokenizer.token_to_id(name) for name in ("<|startoftranscript|>", *multilingual, "<|notimestamps|>")]
+
+
+def greedy(
+    whisper: WhisperForConditionalGeneration, states: torch.Tensor, prompt: list[int], n_tokens: int
+) -> torch.Tensor:
+    """The most probable token at every step, at most n_tokens after the prompt: states (B, T, D) -> ids (B, N)."""
+    # transformers' plain generation loop; Whisper's own wrapper around it only adds what long audio needs.
+    return GenerationMixin.generate(
+        whisper,
+        encoder_outputs=BaseModelOutput(states),
+        attention_mask=torch.ones(states.shape[:2], device=states.device),
+        decoder_input_ids=torch.tensor([prompt] * len(states), device=states.device),
+        do_sample=False,
+        max_length=min(len(prompt) + n_tokens, whisper.config.max_target_positions),
+    )[:, len(prompt) :]
+
+
 class SpeechRecognizer:
     """Whisper model + tokenizer -> transcripts with word times."""
 
@@ -77,10 +98,7 @@ class SpeechRecognizer:
         self.whisper, self.tokenizer = whisper, tokenizer
         self.alignment_heads = whisper.generation_config.alignment_heads  # [[layer, head], ...]
         config = whisper.config
-        start = ["<|startoftranscript|>"]
-        if config.vocab_size >= 51865:  # multilingual
-            start += ["<|en|>", "<|transcribe|>"]
-        self.no_timestamps = tokenizer.token_to_id("<|notimestamps|>")
+        *prefix, self.no_timestamps = start_tokens(whisper, tokenizer)
         # Whisper's decoder is the aggregator with keys and values from the same layer. The last prompt token is
         # handed over as text, because its position is the one that listens for the first word.
         self.decoder = Aggregator(
@@ -91,7 +109,7 @@ class SpeechRecognizer:
                 n_heads=config.decoder_attention_heads,
                 d_ff=config.decoder_ffn_dim,
                 n_positions=config.max_target_positions,
-                prefix=tuple(tokenizer.token_to_id(token) for token in start),
+                prefix=tuple(prefix),
             )
         ).load_whisper_decoder(whisper.model.decoder, identity_values=False)
         self.decoder.requires_grad_(False).eval()
@@ -127,17 +145,10 @@ class SpeechRecognizer:
         return self.whisper.model.encoder(mel).last_hidden_state  # (1, T, D)
 
     def _greedy(self, states: torch.Tensor) -> list[str]:
-        """The most probable token at every step: (1, T, D) -> words."""
-        prompt = torch.tensor([[*self.decoder.config.prefix, self.no_timestamps]])
-        # transformers' plain generation loop; Whisper's own wrapper around it only adds what long audio needs.
+        """(1, T, D) -> words."""
         # Half of the context is more than anybody says in 30 s; on noise the model can repeat itself without end.
-        ids = GenerationMixin.generate(
-            self.whisper,
-            encoder_outputs=BaseModelOutput(states),
-            decoder_input_ids=prompt,
-            do_sample=False,
-            max_length=prompt.shape[1] + self.whisper.config.max_target_positions // 2,
-        )[0]
+        prompt, n_tokens = [*self.decoder.config.prefix, self.no_timestamps], self.decoder.config.n_positions // 2
+        ids = greedy(self.whisper, states, prompt, n_tokens)[0]
         return split_words(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True))
 
     def _align(self, states: torch.Tensor, words: list[str], n_samples: int) -> list[Word]:

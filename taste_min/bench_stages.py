@@ -13,10 +13,10 @@ from torch import nn
 
 from .audio import SAMPLE_RATE, log_mel
 from .config import PRESETS, TASLM_PRESETS, TaslmConfig, TasteConfig
+from .export import MAKERS
 from .generate import Prompt, generate
 from .joint_sampler import JointSampling, SamplerTables
 from .quantizer import ResidualVQ
-from .released import MAKERS
 from .repro import bfloat16_is_fast
 from .taslm import Taslm
 from .taslm_layout import collate

@@ -5,6 +5,7 @@ Weights that were not trained stay out: what the aggregator keeps of Whisper's d
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from .aggregator import Aggregator
 from .config import TasteConfig
+from .encoder import WhisperEncoder
 from .errors import TasteError
 from .files import write_whole
 from .flow import Flow
@@ -28,6 +30,14 @@ TRAINING_ONLY = (".embed_avg", ".cluster_size")  # running statistics of the cod
 TEXT_ONLY = "text_only"  # a unit decoder that never heard audio, the baseline
 # what may be missing from a file: the aggregator's is Whisper's decoder where it was not trained
 LEFT_OUT = {"aggregator": ("",), TEXT_ONLY: ("audio_", "fusion")}
+MAKERS: dict[str, Callable[[TasteConfig], nn.Module]] = {
+    "encoder": lambda config: WhisperEncoder(config.encoder),
+    "aggregator": lambda config: Aggregator(config.aggregator),
+    "quantizer": lambda config: ResidualVQ(config.rvq),
+    "unit_decoder": lambda config: UnitDecoder(config.unit_decoder),
+    "flow": lambda config: Flow(config.flow),
+    "vocoder": lambda config: Vocoder(config.vocoder),
+}
 
 
 def start_from_whisper(objective: nn.Module) -> None:
@@ -91,20 +101,12 @@ def load_parts(
     decoder: the Whisper decoder that fills what was left out of the aggregator, tokenizer: what the text tokens spell;
     both None for the tiny preset. Raises TasteError for a file that is damaged or belongs to another model.
     """
-    makers = {
-        "aggregator": lambda: Aggregator(config.aggregator),
-        "quantizer": lambda: ResidualVQ(config.rvq),
-        "unit_decoder": lambda: UnitDecoder(config.unit_decoder),
-        TEXT_ONLY: lambda: UnitDecoder(config.unit_decoder),
-        "flow": lambda: Flow(config.flow),
-        "vocoder": lambda: Vocoder(config.vocoder),
-    }
     parts = {}
-    for name, make in makers.items():
+    for name in (*MAKERS, TEXT_ONLY):
         path = folder / f"{name}.safetensors"
         if not path.is_file():
             continue
-        part = make()
+        part = MAKERS["unit_decoder" if name == TEXT_ONLY else name](config)
         if decoder is not None and name == "aggregator":
             part.load_whisper_decoder(decoder)
         _load(part, path, LEFT_OUT.get(name, ()))

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import torch
 from tokenizers import Tokenizer
-from transformers import GenerationMixin, WhisperForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import WhisperForConditionalGeneration
 
+from .asr import greedy, start_tokens
 from .audio import SAMPLE_RATE, WINDOW_SECONDS, log_mel
 from .errors import TasteError
 from .text import load_tokenizer
@@ -32,10 +32,7 @@ class Judge:
 
     def __init__(self, whisper: WhisperForConditionalGeneration, tokenizer: Tokenizer):
         self.whisper, self.tokenizer = whisper.eval(), tokenizer
-        start = ["<|startoftranscript|>"]
-        if whisper.config.vocab_size >= 51865:  # multilingual
-            start += ["<|en|>", "<|transcribe|>"]
-        self.prompt = [tokenizer.token_to_id(token) for token in [*start, "<|notimestamps|>"]]
+        self.prompt = start_tokens(whisper, tokenizer)
 
     @classmethod
     def load(cls, name: str, device: str = "cpu") -> "Judge":
@@ -55,18 +52,10 @@ class Judge:
             return []
         if max(map(len, wavs)) > WINDOW_SECONDS * SAMPLE_RATE:
             raise TasteError(f"the judge hears at most {WINDOW_SECONDS} s at once; cut the recording.")
-        device, config = self.whisper.device, self.whisper.config
-        mel = torch.stack([log_mel(wav, config.num_mel_bins) for wav in wavs]).to(device)  # (B, M, 3000)
+        n_mels = self.whisper.config.num_mel_bins
+        mel = torch.stack([log_mel(wav, n_mels) for wav in wavs]).to(self.whisper.device)  # (B, M, 3000)
         states = self.whisper.model.encoder(mel).last_hidden_state
         limits = [token_limit(len(wav)) for wav in wavs]
-        # transformers' plain generation loop; Whisper's own wrapper around it only adds what long audio needs.
-        ids = GenerationMixin.generate(
-            self.whisper,
-            encoder_outputs=BaseModelOutput(states),
-            attention_mask=torch.ones(states.shape[:2], device=device),
-            decoder_input_ids=torch.tensor([self.prompt] * len(wavs), device=device),
-            do_sample=False,
-            max_length=min(len(self.prompt) + max(limits), config.max_target_positions),
-        )[:, len(self.prompt) :]  # (B, N)
+        ids = greedy(self.whisper, states, self.prompt, max(limits))  # (B, N)
         rows = zip(ids.tolist(), limits, strict=True)
         return [self.tokenizer.decode(row[:limit], skip_special_tokens=True).strip() for row, limit in rows]

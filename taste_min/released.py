@@ -14,13 +14,11 @@ import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from .aggregator import Aggregator
 from .asr import SpeechRecognizer
 from .assets import fetch
 from .config import TaslmConfig, TasteConfig
-from .encoder import WhisperEncoder
 from .errors import TasteError
-from .flow import Flow
+from .export import MAKERS
 from .golden import Tensors
 from .llama import build_llm
 from .quantizer import ResidualVQ
@@ -49,8 +47,6 @@ from .s3 import S3Tokenizer
 from .speaker import CAMPPlus
 from .taslm import Taslm
 from .tokenizer import Taste
-from .unit_decoder import UnitDecoder
-from .vocoder import Vocoder
 
 RELEASED = "MediaTek-Research/Llama-1B-TASTE-V0"
 
@@ -111,16 +107,6 @@ def load_taslm(name: str | Path = RELEASED) -> Taslm:
         model.llm.lm_head.weight = model.llm.model.embed_tokens.weight
     model.tokenizer = read_tokenizer(folder / LLAMA_FOLDER, settings, "text_config", LLAMA, config.llm.vocab_size)
     return model.eval()
-
-
-MAKERS: dict[str, Callable[[TasteConfig], nn.Module]] = {
-    "encoder": lambda config: WhisperEncoder(config.encoder),
-    "aggregator": lambda config: Aggregator(config.aggregator),
-    "quantizer": lambda config: ResidualVQ(config.rvq),
-    "unit_decoder": lambda config: UnitDecoder(config.unit_decoder),
-    "flow": lambda config: Flow(config.flow),
-    "vocoder": lambda config: Vocoder(config.vocoder),
-}
 
 
 def empty(what: str, config: TasteConfig, bfloat16: bool = False) -> nn.Module:

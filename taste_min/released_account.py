@@ -11,8 +11,9 @@ from pathlib import Path
 
 from .config import paper, taslm_paper
 from .errors import TasteError
+from .export import MAKERS
 from .golden import Tensors
-from .released import MAKERS, empty, empty_taslm
+from .released import empty, empty_taslm
 from .released_keys import PREFIXES, UNREAD, read_keys, to_original, to_ours
 
 LISTS = "released_*_keys.tsv"
