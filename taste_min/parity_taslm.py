@@ -23,6 +23,7 @@ def _config(golden: Golden) -> TaslmConfig:
         },
         "text_config": {
             "num_attention_heads": config["heads"],
+            "max_position_embeddings": 131_072,
             "rms_norm_eps": 1e-5,
             "rope_parameters": {"rope_type": "llama3", "rope_theta": 500_000.0} | ROPE,
         },

@@ -4,11 +4,14 @@ import json
 import re
 
 import claims_pages as tool
+import parity_page
 import pytest
 import speed_page
 import yaml
 from claims import find
 from conftest import ROOT
+
+from taste_min.parity import CHECKS
 
 CLAIMS = yaml.safe_load((ROOT / "tests" / "claims.yaml").read_text())
 EDITING = next(claim for claim in CLAIMS if claim["id"] == "edits-stay-local")
@@ -38,6 +41,12 @@ def test_the_files_are_what_the_recorded_results_give(path):
 
 def test_the_page_of_speed_is_what_was_recorded():
     assert speed_page.PAGE.read_text(encoding="utf-8") == speed_page.page(), "run `python tools/speed_page.py`"
+
+
+def test_the_parity_ledger_is_what_was_recorded():
+    assert parity_page.PAGE.read_text(encoding="utf-8") == parity_page.page(), "run `python tools/parity_page.py`"
+    covered = {row["file"] for row in json.loads(parity_page.RECORD.read_text(encoding="utf-8"))["rows"]}
+    assert covered == set(parity_page.WHAT) == set(CHECKS)
 
 
 def test_what_nobody_measured_has_no_number():
