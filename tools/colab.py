@@ -131,7 +131,10 @@ def run_alone(path: Path, base: Path, folder: Path, git: dict[str, str]) -> dict
         seconds = time.monotonic() - began
         result = json.loads((work / "results" / "smoke" / path.name).with_suffix(".json").read_text(encoding="utf-8"))
         after = installed(python)
-    (cell,) = (c for c in nbformat.read(folder / path.name, as_version=4).cells if c.source == bootstrap())
+    cells = nbformat.read(folder / path.name, as_version=4).cells
+    for output in [output for cell in cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]:
+        print(output.text, file=sys.stderr)
+    (cell,) = (cell for cell in cells if cell.source == bootstrap())
     took = cell.metadata.papermill.duration
     assert result["commit"] == f"taste_min {repro.__version__}", "it ran the checkout instead of what was installed"
     assert took < MAX_SECONDS, f"the first cell took {took:.0f} s"
@@ -154,7 +157,7 @@ def main() -> int:
     order = draw(args.only or list(paths), args.seed)
     print(f"seed {args.seed}: {', '.join(order)}", flush=True)
     record = json.loads(RECORD.read_text(encoding="utf-8")) if args.only and RECORD.is_file() else {}
-    failed = []
+    failed, commit = [], repro.commit()
     with tempfile.TemporaryDirectory() as scratch:
         folder, base = Path(scratch), args.base or Path(scratch, "base")
         if not base.exists():
@@ -167,7 +170,7 @@ def main() -> int:
                 print(error, file=sys.stderr)
                 failed.append(name)
                 found = {"outcome": "failed"}
-            record[name] = {"commit": repro.commit(), "seed": args.seed, "place": place, **found}
+            record[name] = {"commit": commit, "seed": args.seed, "place": place, **found}
             write_whole(RECORD, json.dumps(dict(sorted(record.items())), indent=1) + "\n")
             print(f"{name}: {found}", flush=True)
     return 1 if failed else 0
