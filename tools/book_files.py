@@ -98,7 +98,8 @@ def notebook_key(path: Path, profile: str, seed: int) -> str:
     pins = [ROOT / name for name in ("pyproject.toml", "constraints.txt", "environment.yml", "tools/execute.py")]
     values = json.dumps([repro.settings(path.stem, profile), profile, seed, metadata.version("torch")])
     results = sorted((repro.results_dir() / profile).glob("*.json")) if path.stem == LEDGER else []
-    results += repro.results_dir().glob("claims.json") if path.stem == LEDGER else []
+    for name in ("claims.json", "full/colab.json"):
+        results += repro.results_dir().glob(name) if path.stem == LEDGER else []
     recorded = [file.read_bytes() for file in results]
     return digest(path.stem, code, *[file for file in package if file.is_file()], *pins, values, *recorded)
 
