@@ -34,7 +34,8 @@ import sys
 RELEASE = "v{version}"
 if "google.colab" in sys.modules and importlib.util.find_spec("taste_min") is None:
     package = f"taste_min[notebooks] @ git+{url}@{{RELEASE}}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--prefer-binary", package], check=True)"""
+    fast = ["--quiet", "--prefer-binary", "--no-compile"]
+    subprocess.run([sys.executable, "-m", "pip", "install", *fast, package], check=True)"""
 
 
 def config() -> dict:

@@ -8,7 +8,8 @@ empty module `google.colab` that every kernel has imported when it starts. torch
 of the base, a folder with nothing but the notebook, a new kernel. Its first cell really installs the tag of the
 release; git is told that the repository's address is a temporary clone in which this commit has that tag. pip keeps no
 cache, as on a new Colab. The cache of the assets is empty before the first chapter and shared by those that follow it,
-so that one kernel fetches what is fetched; what was there before is in the record.
+so that one kernel fetches what is fetched; what was there before is in the record, and so is the load of the machine: how
+many processes wanted a core when the kernel started.
 
 The ledger is left out: it reads the results of all other notebooks, which nobody has on Colab. Exit code 1 when a
 notebook fails, its first cell takes MAX_SECONDS or replaces one of KEPT, or no result is left. With --only, the other
@@ -116,7 +117,7 @@ def run_alone(path: Path, base: Path, folder: Path, git: dict[str, str]) -> dict
         }
         environment |= {"JUPYTER_PATH": str(folder / "kernels"), "IPYTHONDIR": f"{scratch}/ipython", **git}
         before, there = installed(python), sorted(found.name for found in cache.glob("taste_min/assets/[a-z]*"))
-        began = time.monotonic()
+        began, load = time.monotonic(), os.getloadavg()[0]
         with mock.patch.dict(os.environ, environment, clear=True):  # the kernel inherits it
             papermill.execute_notebook(
                 work / path.name,
@@ -139,7 +140,7 @@ def run_alone(path: Path, base: Path, folder: Path, git: dict[str, str]) -> dict
     assert result["commit"] == f"taste_min {repro.__version__}", "it ran the checkout instead of what was installed"
     assert took < MAX_SECONDS, f"the first cell took {took:.0f} s"
     assert all(after[name] == before[name] for name in KEPT), changes(before, after)["replaced"]
-    facts = {"bootstrap_seconds": round(took, 1), "seconds": round(seconds, 1)}
+    facts = {"bootstrap_seconds": round(took, 1), "seconds": round(seconds, 1), "load": round(load, 1)}
     facts |= {"peak_memory_mb": round(result["peak_memory_mb"]), "metrics": len(result["metrics"])}
     return facts | {"assets_before": there, **changes(before, after), "versions": result["versions"]}
 
