@@ -27,7 +27,7 @@ def interact(make: Callable[..., Html], **controls: Control):
         return Html(f"{made.html}<p><em>{NOTE}</em></p>", f"{made.text}\n{NOTE}")
     from ipywidgets import interactive
 
-    box = interactive(make, {"manual": True, "manual_name": "Run"}, **controls)
+    box = interactive(make, {"manual": True, "manual_name": "Run", "auto_display": True}, **controls)
     for name, value in first.items():  # of a range ipywidgets takes the middle
         next(child for child in box.kwargs_widgets if child.description == name).value = value
     return box

@@ -24,7 +24,7 @@ def test_with_a_kernel_the_button_runs_what_is_chosen(monkeypatch):
     monkeypatch.delenv("TASTE_MIN_LIVE", raising=False)
     calls = []
     box = live.interact(lambda **values: calls.append(values), **CONTROLS)
-    assert calls == []  # only the button starts it
+    assert calls == [] and box.auto_display  # only the button starts it, and its result is shown
     box.manual_button.click()
     controls = {child.description: child for child in box.kwargs_widgets}
     controls["seed"].value, controls["voice"].value, controls["loud"].value = 7, "high", False
