@@ -2,22 +2,23 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import taste_min  # noqa: F401  before transformers: see taste_min/_torchaudio.py
 
-# librosa compiles with numba on first use; two test processes must not write the same cache at the same time. How fast
-# the result is does not matter here. Nor does a format of JSON schemas whose grammar nbformat would build for 2 s.
-os.environ.setdefault("NUMBA_OPT", "0")
+# librosa compiles with numba on first use, for 20 s. All test processes share what is kept, for those of xdist inherit
+# these variables; numba replaces whole files. Level 1 compiles as fast as level 0 and finds pitch ten times as fast.
+# And nbformat would build a grammar for 2 s, for a format of JSON schemas that none here uses.
+os.environ.setdefault("NUMBA_OPT", "1")
+os.environ.setdefault("NUMBA_CACHE_DIR", f"{tempfile.gettempdir()}/numba-opt-{os.environ['NUMBA_OPT']}")
 sys.modules["rfc3987_syntax"] = None
-os.environ.setdefault(
-    "NUMBA_CACHE_DIR", f"{tempfile.gettempdir()}/numba-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
-)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,6 +39,25 @@ def demo_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder with the published demo audio; set TASTE_MIN_DEMO to check the metrics on it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """made_once(name, make): a folder that the first test process to ask fills with make(folder), and all read."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def folder_of(name: str, make) -> Path:
+        folder, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return folder_of
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,14 @@ class Recognizer:
         return [Word(word, i * step, (i + 1) * step) for i, word in enumerate(words)]
 
 
+def speaker_encoder() -> GE2E:
+    """GE2E with one recurrent layer for three, a quarter of the work."""
+    model = GE2E()
+    with torch.random.fork_rng():
+        model.lstm = torch.nn.LSTM(model.n_mels, model.dim, batch_first=True)
+    return model
+
+
 def letters() -> Tokenizer:
     """One token per letter."""
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(" abcdefghijklmnopqrstuvwxyz.,'?")}, []))
@@ -66,7 +74,7 @@ def tiny_taste(seed: int = 0, config: TasteConfig | None = None) -> Taste:
         quantizer,
         letters(),
         Recognizer(),
-        GE2E(),
+        speaker_encoder(),
         MiniUnits(cepstra, torch.zeros(39), torch.eye(39), torch.randn(config.flow.n_units, 39)),
         UnitDecoder(config.unit_decoder),
         UnitDecoder(config.unit_decoder),

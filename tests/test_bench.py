@@ -93,11 +93,14 @@ class FakeTaste:
 def test_the_command_prints_a_table_and_json(capsys, monkeypatch):
     monkeypatch.setattr(bench, "ceilings", lambda device: CEILING)
     command = ["bench", "--preset", "tiny", "--seconds", "0.5", "--runs", "1", "--stages", "decoding"]
+    measured, asked = bench.report("tiny", 0.5, 1, ["decoding"]), []
+    monkeypatch.setattr(bench, "report", lambda *options: asked.append(options) or measured)
     assert cli.main(command) == 0
     table = capsys.readouterr().out
     assert "unit decoder" in table and "times as fast" in table
     assert cli.main([*command, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
+    assert report == measured and asked == [("tiny", 0.5, 1, ["decoding"])] * 2
     assert [row["stage"] for row in report["stages"]] == ["unit decoder", "flow", "vocoder"]
     assert "original" in report["reference"] and report["against_the_original"] and report["load"]
     assert cli.main(["bench", "--seconds", "0"]) == 2

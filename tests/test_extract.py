@@ -61,18 +61,20 @@ def test_codes_come_from_recordings_and_an_interrupted_run_continues(corpus):
 def test_cached_features_take_the_place_of_recordings(corpus, monkeypatch):
     taste = tiny_taste()
     taste.trim_keys = True  # as a trained model
+    for module in (extract_module, features):
+        monkeypatch.setattr(module, "SHARD", 4)  # two files again
     extractor = FeatureExtractor(taste.encoder, taste.tokenizer, taste.units, taste.speaker_encoder)
-    utterances = with_takes(read_manifest(corpus)[:6], 2)
+    utterances = with_takes(read_manifest(corpus)[:3], 2)
     build(utterances, extractor, corpus / "features", progress=False)
     store = FeatureStore(corpus / "features", ("train",))
     owners = of_features(read_manifest(corpus), store)
-    assert [u.id for u in owners] == [row["id"] for row in store.rows] and len(owners) == 12
+    assert [u.id for u in owners] == [row["id"] for row in store.rows] and len(owners) == 6
     extract(owners, taste, letters(), corpus / "a", store, progress=False)
     extract(owners, taste, letters(), corpus / "b", progress=False)
     a, b = FeatureStore(corpus / "a", "train"), FeatureStore(corpus / "b", "train")
     assert a.rows == [{**row, "n_runs": a.rows[i]["n_runs"]} for i, row in enumerate(b.rows)]
-    same = [torch.equal(a.tensor(i, "codes"), b.tensor(i, "codes")) for i in range(12)]
-    assert sum(same) >= 10  # float16 features may turn a near tie
+    same = [torch.equal(a.tensor(i, "codes"), b.tensor(i, "codes")) for i in range(6)]
+    assert sum(same) >= 5  # float16 features may turn a near tie
     later = [row for row in a.rows if "-take2" in row["id"]][0]
     assert later["words"][-1][2] == pytest.approx(0.8 * later["seconds"] / 0.726, abs=2e-3)
     with pytest.raises(TasteError, match="no utterance u0"):

@@ -1,11 +1,8 @@
 """The training loop at tiny size: same losses after a kill, with two processes, and in every stage something learnt."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from fake_corpus import make_features
+from other_processes import run_apart, sleep_at, train_as_one_of_two
 from safetensors.torch import load_file
 
 from taste_min import features, manifest
@@ -32,7 +30,6 @@ from taste_min.stages import STAGES, TrainConfig
 from taste_min.train import Run, _cut, build_objective, run_stage
 from taste_min.units import MiniUnits
 
-TESTS = Path(__file__).parent
 SPEECH_STAGES = [name for name in STAGES if not name.startswith(("taslm", "unit_lm"))]  # see test_objectives_taslm.py
 
 
@@ -54,13 +51,16 @@ def curve(folder: Path) -> list[tuple]:
     return [(x["step"], *(v for k, v in sorted(x.items()) if k not in ("step", "seconds"))) for x in lines(folder)]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, data):
+@pytest.fixture(scope="session")
+def runs(made_once):
     """The whole curriculum, the flow and the vocoder."""
-    folder = tmp_path_factory.mktemp("runs")
-    for stage in SPEECH_STAGES:
-        assert train(stage, data, folder / stage) == 0
-    return folder
+
+    def make(folder):
+        data = make_features(folder / "corpus" / "features").parent
+        for stage in SPEECH_STAGES:
+            assert train(stage, data, folder / stage) == 0
+
+    return made_once("runs", make)
 
 
 @pytest.mark.parametrize("stage", SPEECH_STAGES)
@@ -108,38 +108,20 @@ def test_exported_parts_come_back(runs):
         assert torch.equal(ours, state[name].half().float())
 
 
-# On a busy machine the kill may come late; the run must not be over by then.
-WAITS_FOR_ITS_END = """
-import sys, time
-from taste_min.cli import main
-from taste_min.train import Run
-
-step = Run.train_step
-
-def train_step(run):
-    if run.step == 10:
-        time.sleep(600)
-    return step(run)
-
-Run.train_step = train_step
-main(sys.argv[1:])
-"""
-
-
 def test_a_killed_run_continues_with_the_losses_of_one_that_was_not(runs, data, tmp_path):
     steps = ("--steps", "12", "--init", str(runs / "no_vq"))
     assert train("vq", data, tmp_path / "whole", *steps) == 0
-    command = [sys.executable, "-c", WAITS_FOR_ITS_END, "train", "vq", "--preset", "tiny", "--data", str(data)]
-    command += ["--out", str(tmp_path / "killed"), *steps]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = ["train", "vq", "--preset", "tiny", "--data", str(data), *steps]
+    process = run_apart(sleep_at, 10, tmp_path / "killed", command)
     metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 300
     try:
         while not metrics.is_file() or metrics.read_bytes().count(b"\n") < 7:
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.is_alive() and time.monotonic() < deadline
             time.sleep(0.005)
     finally:
         process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "export").exists()
     assert train("vq", data, tmp_path / "killed", *steps, "--resume") == 0
     whole, killed = curve(tmp_path / "whole"), curve(tmp_path / "killed")
@@ -162,63 +144,15 @@ def test_a_resumed_run_drops_what_followed_its_checkpoint_and_damaged_lines(tmp_
     assert path.read_text() == line(1)
 
 
-TWO_PROCESSES = """
-import sys
-from pathlib import Path
-from types import SimpleNamespace
-import torch, torch.distributed as dist
-from accelerate import Accelerator
-from taste_min.cli import main
-from taste_min.config import tiny
-from taste_min.quantizer import ResidualVQ
-from taste_min.train import Run
-from dataclasses import replace
-
-data, out = sys.argv[1:3]
-Accelerator(cpu=True)
-start = ["--init", sys.argv[3]]
-assert main(["train", "no_vq", "--preset", "tiny", "--data", data, "--out", f"{out}/no_vq", *start]) == 0
-sharded = ["train", "no_vq", "--preset", "tiny", "--data", data, "--out", f"{out}/sharded", "--shard", *start]
-step = Run.train_step
-
-def stop_at_five(run):
-    if run.step == 5:
-        raise KeyboardInterrupt
-    return step(run)
-
-Run.train_step = stop_at_five
-try:
-    main(sharded)
-except KeyboardInterrupt:
-    Run.train_step = step
-assert main([*sharded, "--resume"]) == 0
-torch.manual_seed(0)
-rows = torch.randn(6, 20, 32)
-quantizer = ResidualVQ(replace(tiny().rvq, quantizer_dropout=False)).train()
-with torch.no_grad():
-    for p in quantizer.parameters():
-        dist.broadcast(p, src=0)
-    for n in range(3):
-        quantizer(rows[dist.get_rank() :: 2] * (1 + n))
-        torch.save(quantizer.state_dict(), f"{out}/{'last' if n else 'first'}{dist.get_rank()}.pt")
-"""
-
-
 def test_two_processes_give_the_curve_of_one_sharded_or_not(runs, data, tmp_path, capsys):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    common = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    common |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(TESTS.parent)}
-    (tmp_path / "two.py").write_text(TWO_PROCESSES)
-    command = [sys.executable, str(tmp_path / "two.py"), str(data), str(tmp_path), str(runs / "text_only")]
-    processes = [
-        subprocess.Popen(command, env={**os.environ, **common, "RANK": r, "LOCAL_RANK": r}, stderr=subprocess.PIPE)
-        for r in ("0", "1")
-    ]
+    common = (port, data, tmp_path, runs / "text_only")
+    processes = [run_apart(train_as_one_of_two, rank, *common) for rank in (0, 1)]
     for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()[-2000:]
+        process.join(timeout=300)
+        assert process.exitcode == 0
     one = curve(runs / "no_vq")
     for two in (curve(tmp_path / "no_vq"), curve(tmp_path / "sharded")):  # the second was stopped and continued
         assert len(one) == len(two)

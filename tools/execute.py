@@ -93,7 +93,8 @@ def run(path: Path, profile: str, seed: int) -> None:
     key = notebook_key(path, profile, seed)
     with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryDirectory() as written:
         results = repro.results_dir() if name == LEDGER else Path(written)
-        with mock.patch.dict(os.environ, TASTE_MIN_RESULTS=str(results)):  # the kernel inherits the environment
+        # the kernel inherits the environment; nobody is there to move controls
+        with mock.patch.dict(os.environ, TASTE_MIN_RESULTS=str(results), TASTE_MIN_LIVE="0"):
             _papermill(path, profile, seed, cwd=empty)
         if name != LEDGER:
             result = results / profile / f"{name}.json"
