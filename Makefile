@@ -10,6 +10,8 @@ PYTHON ?= python3
 PROFILE ?= smoke
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# keep byte code, whatever the environment says: much of the tests is imports
+export PYTHONDONTWRITEBYTECODE :=
 
 # $(call timed,NAME,COMMAND): say what starts, run it, say how long it took
 timed = @echo "== $(1)"; begin=$$SECONDS; code=0; ( $(2) ) || code=$$?; \

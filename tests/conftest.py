@@ -69,8 +69,8 @@ def mini_taste():
 
 
 def pytest_collection_modifyitems(items):
-    """Quick tests first: those that need executed notebooks or built pages come last."""
-    items.sort(key=lambda item: item.get_closest_marker("notebooks") is not None)
+    """What needs executed notebooks or built pages comes last, and first what takes long, so that no process waits."""
+    items.sort(key=lambda item: (item.get_closest_marker("notebooks") is not None, item.path.name != "test_train.py"))
 
 
 def _run_tool(config, *command: str) -> None:
