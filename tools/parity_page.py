@@ -78,8 +78,8 @@ def page() -> str:
         worst = max(rows, key=lambda row: row["max_diff"])
         difference = f"{worst['max_diff']:.1e} ({worst['output']})" if worst["max_diff"] else "0"
         lines = found["lines"][name]
-        ledger.append([f"`{name}`", what, len(rows), difference, lines["ours"], lines["theirs"] or ""])
-    header = ["file", "what it exercises", "outputs", "largest difference", "our lines", "original lines"]
+        ledger.append([f"`{name}`: {what}", len(rows), difference, lines["ours"], lines["theirs"] or ""])
+    header = ["golden file", "outputs", "largest difference", "our lines", "original lines"]
     accounts = [[f"`{one['file']}`", one["matched"], one["unread"], f"{one['numbers']:,}"] for one in found["released"]]
     parts = [
         HEAD,
