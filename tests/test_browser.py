@@ -237,7 +237,8 @@ def until(browser, condition, seconds=90):
 @pytest.fixture
 def lab(tmp_path):
     """A JupyterLab in an empty folder with one notebook, open in a browser of its own."""
-    nbformat.write(new_notebook(cells=[new_code_cell(TONE)]), tmp_path / "tone.ipynb")
+    metadata = {"kernelspec": book_files.KERNEL}
+    nbformat.write(new_notebook(cells=[new_code_cell(TONE)], metadata=metadata), tmp_path / "tone.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -264,8 +265,8 @@ def lab(tmp_path):
 
 def test_a_live_function_runs_with_what_is_chosen(lab):
     until(lab, "Boolean(window.jupyterapp && document.querySelector('.jp-CodeCell'))")
-    run_all = "window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)"
-    until(lab, f"{run_all}.catch(() => false)")
+    until(lab, "Boolean(document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]'))")
+    lab.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
     until(lab, "document.querySelectorAll('.jupyter-button').length == 1")
     assert lab.evaluate(HEARD) == ""
     lab.evaluate("document.querySelector('.jupyter-button').click()")
