@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer
 from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
 
 from .errors import TasteError
 from .joint_sampler import JointSampling, SamplerTables, first_bans, keep_top_p, sample_text
@@ -154,19 +155,15 @@ def generate(
     traces: list[list[Step]] = [[] for _ in prompts]
     next_tokens = torch.full((len(prompts), 1), IGNORE)
     next_codes = torch.full((len(prompts), 1, config.rvq.n_quantizers), IGNORE)  # what enters beside the next token
-    cache = None
+    cache = DynamicCache(config=model.llm.config) if use_cache else None
 
     with merged(model.language_model):
         while True:
-            n_new = inputs.shape[1] if cache is None else 1
-            output = model.llm.model(
-                inputs_embeds=inputs[:, -n_new:].to(model.llm.dtype),
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -n_new:],
-                past_key_values=cache,
-                use_cache=use_cache,
-            )
-            cache = output.past_key_values if use_cache else None
+            n_new = 1 if use_cache and cache.get_seq_length() else inputs.shape[1]
+            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -n_new:]
+            newest = inputs[:, -n_new:].to(model.llm.dtype)
+            # in their order, because transformers 5.24 gave the cache another name
+            output = model.llm.model(None, mask, positions, cache, newest, use_cache=use_cache)
             hidden = output.last_hidden_state[:, -1]  # (B, D)
             scores, taste = model.llm.lm_head(hidden).cpu(), model.predict_taste(hidden)
             for b, machine in enumerate(machines):

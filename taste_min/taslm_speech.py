@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from transformers import DynamicCache
 
 from .errors import TasteError
 from .generate import Generation, Machine, Prompt, generate
@@ -101,13 +102,13 @@ def continue_text(
     sampling, generator = sampling or JointSampling(), torch.Generator().manual_seed(seed)
     tables = sampler_tables(model.tokenizer, model.config.llm.vocab_size)
     prompt = read_text(model, [word.text for word in tokens.words]).token_ids.tolist()
-    machine, cache, new, starts = Machine(0, sampling, tables), None, [], []
+    machine, cache, new, starts = Machine(0, sampling, tables), DynamicCache(config=model.llm.config), [], []
     with model.language_model.disable_adapter():
         while not machine.done:
             ids = new[-1:] or [model.config.sos_id, *prompt]
-            output = model.llm(input_ids=torch.tensor([ids]).to(model.device), past_key_values=cache, use_cache=True)
-            cache, bans = output.past_key_values, tables.banned if new else first_bans(tables, tables.banned)
-            token = sample_text(output.logits[0, -1].cpu(), prompt + new, sampling, bans, generator)
+            logits = model.llm(torch.tensor([ids]).to(model.device), None, None, cache, use_cache=True).logits[0, -1]
+            bans = tables.banned if new else first_bans(tables, tables.banned)
+            token = sample_text(logits.cpu(), prompt + new, sampling, bans, generator)
             keep, word_start, _ = machine.step(token)
             if keep:
                 new, starts = [*new, token], [*starts, word_start]

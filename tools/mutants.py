@@ -43,7 +43,7 @@ LAST, ZIPPED = "the last axis of a matrix is axis 1", "what is zipped always has
 ZERO, STRICT = "a label that is 0 becomes 0", "truth: True -> False"
 EQUALLY_LONG = "all fields of a layout have the same length"
 NEAREST = "squared = x.square().sum(-1, keepdim=True) + self.embed.square().sum(-1) - 2 * x @ self.embed.T"
-POSITIONS = "position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -n_new:],"
+POSITIONS = "positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -n_new:]"
 PADDED = (
     "fields = [pad_sequence(list(rows), batch_first=True, padding_value=IGNORE) for rows in zip(*layouts, strict=True)]"
 )
