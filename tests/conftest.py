@@ -13,14 +13,16 @@ from filelock import FileLock
 
 import taste_min  # noqa: F401  before transformers: see taste_min/_torchaudio.py
 
-# librosa compiles with numba on first use, for 20 s. All test processes share what is kept, for those of xdist inherit
-# these variables; numba replaces whole files. Level 1 compiles as fast as level 0 and finds pitch ten times as fast.
-# And nbformat would build a grammar for 2 s, for a format of JSON schemas that none here uses.
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = Path(os.environ.get("TASTE_MIN_DEMO", ROOT.parent / "shared" / "data" / "taste-demo"))
+
+# To find pitch librosa compiles with numba, 20 s in every process. Only the demo audio is long enough to be worth that;
+# then all processes share what is kept (those of xdist inherit these variables), at the level that takes least.
+os.environ.setdefault("NUMBA_DISABLE_JIT", str(int(not DEMO.is_dir())))
 os.environ.setdefault("NUMBA_OPT", "1")
 os.environ.setdefault("NUMBA_CACHE_DIR", f"{tempfile.gettempdir()}/numba-opt-{os.environ['NUMBA_OPT']}")
+# nbformat would build a grammar for 2 s, for a format of JSON schemas that none here uses
 sys.modules["rfc3987_syntax"] = None
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -35,10 +37,9 @@ def parity_dir() -> Path:
 @pytest.fixture(scope="session")
 def demo_dir() -> Path:
     """Published demo audio of the original system; it is not part of the project."""
-    folder = Path(os.environ.get("TASTE_MIN_DEMO", ROOT.parent / "shared" / "data" / "taste-demo"))
-    if not folder.is_dir():
+    if not DEMO.is_dir():
         pytest.skip("no folder with the published demo audio; set TASTE_MIN_DEMO to check the metrics on it")
-    return folder
+    return DEMO
 
 
 @pytest.fixture(scope="session")
