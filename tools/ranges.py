@@ -8,6 +8,7 @@ installed and how it ended goes into results/full/ranges.json. Exit code 1 when 
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -66,7 +67,8 @@ def attempt(pins: dict[str, str], named: dict[str, str], interpreter: str, tests
         frozen = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True).stdout
         versions = dict(line.lower().replace("_", "-").split("==") for line in frozen.splitlines() if "==" in line)
         what = [*TESTS, str(ROOT / "tests")] if tests else ["-c", IMPORTS]
-        done = subprocess.run([python, *what], cwd=ROOT, capture_output=True, text=True)
+        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # per test process, as `make test` has it
+        done = subprocess.run([python, *what], cwd=ROOT, env=one_thread, capture_output=True, text=True)
         print(done.stdout, done.stderr)
         said = ([line for line in done.stdout.splitlines() if " passed" in line] or ["every module imports"])[-1]
         said = re.sub(r" in [\d.]+s.*|=+ ", "", said) if done.returncode == 0 else "failed"
