@@ -140,4 +140,4 @@ def test_demo_pitch(demo):
         for a, b in zip(names, names[1:], strict=False)
         for n in [min(len(sounds[a, "orig"]), len(sounds[b, "taste"]))]
     ]
-    assert correlation(np.sum(shuffled, axis=0)) < 0.4
+    assert correlation(np.sum(shuffled, axis=0)) < values["taste"] - 0.25
