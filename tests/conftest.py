@@ -16,9 +16,8 @@ import taste_min  # noqa: F401  before transformers: see taste_min/_torchaudio.p
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = Path(os.environ.get("TASTE_MIN_DEMO", ROOT.parent / "shared" / "data" / "taste-demo"))
 
-# To find pitch librosa compiles with numba, 20 s in every process. Only the demo audio is long enough to be worth that;
-# then all processes share what is kept (those of xdist inherit these variables), at the level that takes least.
-os.environ.setdefault("NUMBA_DISABLE_JIT", str(int(not DEMO.is_dir())))
+# librosa compiles with numba at its first import, for 16 s at this level, and for some more to find pitch.
+# All processes share what is kept: those of xdist inherit these variables, and numba replaces whole files.
 os.environ.setdefault("NUMBA_OPT", "1")
 os.environ.setdefault("NUMBA_CACHE_DIR", f"{tempfile.gettempdir()}/numba-opt-{os.environ['NUMBA_OPT']}")
 # nbformat would build a grammar for 2 s, for a format of JSON schemas that none here uses
@@ -40,6 +39,16 @@ def demo_dir() -> Path:
     if not DEMO.is_dir():
         pytest.skip("no folder with the published demo audio; set TASTE_MIN_DEMO to check the metrics on it")
     return DEMO
+
+
+@pytest.fixture(scope="module")
+def quick_pitch():
+    """In the place of pYIN, whose compilation takes longer than the tests of a module: correlation, every 20 ms."""
+    from taste_min import frame_labels, metrics
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "pitch", lambda wav: frame_labels.pitch(wav.numpy()).repeat(2))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +76,12 @@ def mini_taste():
     from taste_min.tokenizer import Taste
 
     return Taste.from_pretrained("mini")
+
+
+def pytest_configure(config):
+    """With several test processes librosa is compiled once, beside the first tests, and not in each of them."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        subprocess.Popen([sys.executable, "-c", "import librosa.util.utils, librosa.feature"])
 
 
 def pytest_collection_modifyitems(items):

@@ -13,6 +13,9 @@ from taste_min.speaker import GE2E
 SKIP = ["visqol", "distillmos"]
 
 
+pytestmark = pytest.mark.usefixtures("quick_pitch")
+
+
 @pytest.fixture(scope="module")
 def recording():
     return read_recordings(str(SAMPLES / "manifest.tsv"), limit=1)[0]
