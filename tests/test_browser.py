@@ -1,18 +1,12 @@
 """The pages in a real browser without a network: `make test-browser`. Needs Chromium, and fails without one."""
 
 import contextlib
-import os
-import socket
-import subprocess
-import sys
 import time
 
 import book_files
-import nbformat
 import pytest
 from browser import Browser
 from conftest import ROOT
-from nbformat.v4 import new_code_cell, new_notebook
 from test_widgets import ALL
 
 from taste_min.bitrate import bitrate
@@ -210,68 +204,3 @@ def test_sliders_and_buttons_of_the_page_react_to_the_keyboard(page, browser):
         if browser.evaluate(state) == before:  # it was at its right end
             browser.press("ArrowLeft")
         assert browser.evaluate(state) != before, (number, kind)
-
-
-# -- JupyterLab: where a kernel runs, functions have controls
-
-TONE = """\
-import numpy as np
-from taste_min import live, viz
-
-def tone(hertz, loud):
-    wav = (0.3 if loud else 0.1) * np.sin(2 * np.pi * hertz * np.arange(8000) / 16000)
-    return viz.player([(f"{hertz} Hz", wav, 16000, "a tone")])
-
-live.interact(tone, hertz=(200, 800), loud=True)"""
-HEARD = '[...document.querySelectorAll(".jp-OutputArea audio")].map((a) => a.getAttribute("aria-label")).join()'
-
-
-def until(browser, condition, seconds=90):
-    for _ in range(2 * seconds):
-        if browser.evaluate(condition):
-            return
-        time.sleep(0.5)
-    raise AssertionError(f"never true: {condition}")
-
-
-@pytest.fixture
-def lab(tmp_path):
-    """A JupyterLab in an empty folder with one notebook, open in a browser of its own."""
-    metadata = {"kernelspec": book_files.KERNEL}
-    nbformat.write(new_notebook(cells=[new_code_cell(TONE)], metadata=metadata), tmp_path / "tone.ipynb")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = [f"--ServerApp.port={port}", "--ServerApp.token=", f"--ServerApp.root_dir={tmp_path}", "--allow-root"]
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser", *options]
-    settings = {"JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "PYTHONPATH": str(ROOT)}
-    server = subprocess.Popen(command, env=os.environ | settings, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    browser = Browser(tmp_path / "profile")
-    network = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
-    browser.call("Network.emulateNetworkConditions", **network)
-    try:
-        for _ in range(120):
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            time.sleep(0.5)
-        browser.call("Page.navigate", url=f"http://127.0.0.1:{port}/lab/tree/tone.ipynb")
-        yield browser
-    finally:
-        browser.close()
-        server.terminate()
-        server.wait(timeout=30)
-
-
-def test_a_live_function_runs_with_what_is_chosen(lab):
-    until(lab, "Boolean(window.jupyterapp && document.querySelector('.jp-CodeCell'))")
-    until(lab, "Boolean(document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]'))")
-    lab.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    until(lab, "document.querySelectorAll('.jupyter-button').length == 1")
-    assert lab.evaluate(HEARD) == ""
-    lab.evaluate("document.querySelector('.jupyter-button').click()")
-    until(lab, f"{HEARD} == '200 Hz: a tone'")
-    lab.evaluate("document.querySelector('.noUi-handle').focus()")
-    lab.press("ArrowRight")
-    lab.evaluate("document.querySelector('.jupyter-button').click()")
-    until(lab, f"{HEARD} == '201 Hz: a tone'")
