@@ -1,9 +1,9 @@
 """From the records of single runs to the numbers of the claims page: paired differences, intervals, tests.
 
 A difference is taken on the sums over all utterances of a seed and averaged over seeds by adding them up. Its interval
-draws seeds, and independently speakers and their sentences (hierarchy.py). Beside it stand the
-differences of the single seeds with the sign-flip p, adjusted by Holm for the primary comparisons. Six seeds can reach
-p = .031 at best, so no adjusted p of eight comparisons can fall below .05: the criteria go by the intervals.
+draws seeds, and independently speakers and their sentences (hierarchy.py). Beside it stand the differences of the
+single seeds with the sign-flip p, adjusted by Holm for the primary comparisons. Six seeds can reach p = .031 at best,
+so no adjusted p of eight comparisons can fall below .05: the criteria go by the intervals.
 
 Axes: U rows, one per seed and utterance; C columns of sums.
 """
